@@ -1,0 +1,1 @@
+"""Pure tensor functions: no parameters, no config, no data-dependent shapes outside custom operators."""

@@ -1,0 +1,184 @@
+"""RoI pooling over one map or a pyramid: RoIPool (Girshick 2015) and RoIAlign (He et al. 2017).
+
+Letters: N regions of all images together, C channels, S bins along each side of the result.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.nn import functional as F
+
+from frcnn.ops.boxes import widen
+
+
+def assign_levels(
+    boxes: Tensor, *, strides: Sequence[int], canonical_size: float = 224.0, canonical_level: int = 4
+) -> Tensor:
+    """The pyramid level each box is pooled from (Lin et al. 2017, equation 1).
+
+    Level k = floor(canonical_level + log2(sqrt(area) / canonical_size)), held within the levels there are; level k has
+    stride 2**k. 1e-6 is added before the floor, as torchvision does, so that boxes of exactly a power of two go up.
+
+    Args:
+        boxes: (..., 4).
+        strides: of the pooled maps, rising, each twice the one before.
+
+    Returns:
+        (...) int64 position in `strides`; 0 for a box without area.
+    """
+    finest = strides[0].bit_length() - 1
+    side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).sqrt()
+    level = torch.floor(canonical_level + torch.log2(side / canonical_size) + 1e-6)
+    return level.clamp(finest, finest + len(strides) - 1).to(torch.int64) - finest
+
+
+def roi_pool(features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides: Sequence[int], size: int) -> Tensor:
+    """Maximum of each of S x S bins; corners are rounded to the map's grid first (Caffe's RoIPool).
+
+    Args: as `roi_align`.
+    """
+
+    def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return torchvision.ops.roi_pool(feature, rois, size, scale)
+
+    return _pool_each_level(kernel, features, rois, level, strides=strides)
+
+
+def roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    level: Tensor,
+    *,
+    strides: Sequence[int],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Mean of bilinear samples in each of S x S bins.
+
+    Args:
+        features: maps (B, C, Hl, Wl), one a level.
+        rois: (N, 5) index of the image, then the box on the canvas.
+        level: (N,) int64 position in `features` of the map each region is pooled from.
+        strides: canvas pixels between neighbours of each map.
+        size: S.
+        sampling_ratio: samples a bin and axis; 0 is adaptive, ceil(region / S).
+        aligned: shift by half a pixel, so that a pixel's value sits at its centre. If not, regions are at least one
+            map pixel wide and high.
+
+    Returns:
+        (N, C, S, S) of the type of the maps. Samples more than a pixel outside the map count as 0.
+
+    A bilinear sample is a weighted sum of four rows of the map seen as a table of pixels, and a bin is a mean of
+    samples; so with a fixed number of samples all bins of all levels are one `embedding_bag` over the whole pyramid.
+    That needs no routing of regions to levels. The adaptive case, whose number of samples depends on the data, is
+    left to torchvision's kernel. No gradient flows to `rois`.
+    """
+    if sampling_ratio == 0:
+
+        def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+            return torchvision.ops.roi_align(widen(feature), rois, size, scale, 0, aligned).to(feature.dtype)
+
+        return _pool_each_level(kernel, features, rois, level, strides=strides)
+
+    batch, channels = features[0].shape[:2]
+    pixels = [feature.shape[2] * feature.shape[3] for feature in features]
+    # (B, C, Hl, Wl) -> (B, Hl*Wl, C), levels one after the other -> (B * sum(Hl*Wl), C)
+    table = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
+    table = widen(table.flatten(0, 1))
+    with torch.no_grad():
+        per_level = table.new_tensor(
+            [
+                [feature.shape[2], feature.shape[3], sum(pixels[:i]), 1 / strides[i]]
+                for i, feature in enumerate(features)
+            ]
+        )
+        height, width, first_row, scale = per_level[level].unbind(1)
+        first_row = first_row + rois[:, 0] * sum(pixels)
+        box = rois[:, 1:] * scale[:, None] - (0.5 if aligned else 0.0)
+        y, y_weight = _sample_axis(box[:, 1], box[:, 3], height, size, sampling_ratio, aligned)
+        x, x_weight = _sample_axis(box[:, 0], box[:, 2], width, size, sampling_ratio, aligned)
+        row = first_row.to(torch.int64)[:, None, None] + y * width.to(torch.int64)[:, None, None]
+        # (N, S, 1, 2*ratio, 1) with (N, 1, S, 1, 2*ratio) -> (N*S*S, 4*ratio*ratio)
+        index = (row[:, :, None, :, None] + x[:, None, :, None, :]).flatten(0, 2).flatten(1)
+        weight = (y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]).flatten(0, 2).flatten(1)
+    pooled = _WeightedBag.apply(table, index, weight)  # (N*S*S, C)
+    pooled = pooled.view(-1, size * size, channels).transpose(1, 2)  # -> (N, C, S*S)
+    return pooled.reshape(-1, channels, size, size).to(features[0].dtype)
+
+
+def _sample_axis(
+    start: Tensor, end: Tensor, length: Tensor, size: int, ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """Pixels and weights of the bilinear samples along one axis.
+
+    From the region's start and end and the length of the map, each (N,), to pixels (N, S, 2*ratio) int64 and weights
+    of the same shape: the pixel below and above each of the bin's samples. A bin's weights sum to 1 inside the map.
+    """
+    extent = end - start if aligned else (end - start).clamp(min=1)
+    extent = (extent / size)[:, None]  # of one bin
+    bins = torch.arange(size, device=start.device, dtype=start.dtype)
+    samples = (torch.arange(ratio, device=start.device, dtype=start.dtype) + 0.5) / ratio
+    position = (start[:, None] + bins * extent)[:, :, None] + (samples * extent)[:, None]
+    position = position.flatten(1)  # (N, S*ratio)
+    last = length[:, None] - 1
+    is_inside = (position >= -1) & (position <= length[:, None])
+    position = position.clamp(min=0).minimum(last)
+    below = position.floor()
+    fraction = position - below
+    pixel = torch.stack([below, (below + 1).minimum(last)], dim=-1)  # (N, S*ratio, 2)
+    weight = torch.stack([1 - fraction, fraction], dim=-1) * (is_inside / ratio)[..., None]
+    return pixel.to(torch.int64).unflatten(1, (size, ratio)).flatten(2), weight.unflatten(1, (size, ratio)).flatten(2)
+
+
+class _WeightedBag(torch.autograd.Function):
+    """Weighted sums of table rows, with a backward pass that is itself a weighted bag.
+
+    PyTorch's own dense backward adds row after row on one thread. Sorted by table row, the same sums are a bag for
+    each row of the table over the rows of the gradient, which runs on all threads and in a fixed order.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        """(T, C) table, (M, k) index into T, (M, k) weight -> (M, C)."""
+        ctx.save_for_backward(index, weight)
+        ctx.rows = table.shape[0]
+        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        index, weight = ctx.saved_tensors
+        row, order = index.flatten().sort(stable=True)
+        bag = order // index.shape[1]
+        first = torch.searchsorted(row, torch.arange(ctx.rows, device=row.device))
+        summed = F.embedding_bag(
+            bag, gradient.contiguous(), offsets=first, mode="sum", per_sample_weights=weight.flatten()[order]
+        )
+        return summed, None, None
+
+
+def _pool_each_level(
+    kernel: Callable[[Tensor, Tensor, float], Tensor],
+    features: Sequence[Tensor],
+    rois: Tensor,
+    level: Tensor,
+    *,
+    strides: Sequence[int],
+) -> Tensor:
+    """Pool every region from every level and keep the right one: fixed shapes for kernels that know one map only.
+
+    A region of another level is pooled as an empty one, which costs little.
+    """
+    pooled = kernel(features[0], rois if len(features) == 1 else _only(rois, level == 0), 1 / strides[0])
+    for position in range(1, len(features)):
+        is_mine = level == position
+        candidate = kernel(features[position], _only(rois, is_mine), 1 / strides[position])
+        pooled = torch.where(is_mine[:, None, None, None], candidate, pooled)
+    return pooled
+
+
+def _only(rois: Tensor, keep: Tensor) -> Tensor:
+    """Regions (N, 5) with those outside `keep` shrunk to a point."""
+    return torch.where(keep[:, None], rois, torch.cat([rois[:, :1], torch.zeros_like(rois[:, 1:])], dim=1))
