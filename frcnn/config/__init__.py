@@ -1,0 +1,7 @@
+"""The config: `schema` holds every key, `load` reads files and overrides into it."""
+
+from frcnn.config.dump import dump_config, json_schema, to_yaml
+from frcnn.config.load import load_config, override_config, parse_config
+from frcnn.config.schema import Config
+
+__all__ = ["Config", "dump_config", "json_schema", "load_config", "override_config", "parse_config", "to_yaml"]

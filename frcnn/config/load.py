@@ -1,0 +1,139 @@
+"""Read a config: YAML files that build on one another, then overrides, then validation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from frcnn.config import yaml_text
+from frcnn.config.explain import Layer, explain
+from frcnn.config.merge import merge, nest
+from frcnn.config.schema import Config
+from frcnn.errors import ConfigError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and the overrides of the command line.
+
+    1. Read the file, its `base`, the base of that, and so on.
+    2. Merge them, the farthest base first, each later one winning (see `merge`).
+    3. Merge the overrides, `section.key=value`, into one more layer on top; of two for one key the later wins.
+    4. Validate the outcome.
+
+    Args:
+        path: a YAML file. `base` is relative to the file that names it; all other paths in a config are relative to
+            the folder the program is started in.
+        overrides: values are YAML: `train.lr=1e-3`, `data.classes=[cat, dog]`, `model.backbone.weights=null`. A number
+            is an entry of a list: `data.train.0.root=x`.
+
+    Raises:
+        ConfigError: names the file or override, the key, what is wrong and the nearest thing that would be right;
+            all mistakes of a validation at once.
+    """
+    return _override(_read_chain(Path(path)), overrides)
+
+
+def parse_config(raw: dict[str, Any], *, source: str) -> Config:
+    """Validate plain data, such as the config inside a checkpoint.
+
+    Args:
+        source: where it comes from, for messages.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return override_config(raw, (), source=source)
+
+
+def override_config(raw: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
+    """Plain data, such as the config inside a checkpoint, changed by `overrides` as `load_config` does it."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{source}: a config is a mapping of sections, not {type(raw).__name__}")
+    return _override([Layer(source, raw)], overrides)
+
+
+def _override(files: list[Layer], overrides: Sequence[str]) -> Config:
+    given = [_parse_override(text) for text in overrides]
+    raw = _merge_all(files)
+    if given:
+        source = given[0].source if len(given) == 1 else "overrides"
+        raw = merge(raw, _merge_all(given), source=source)
+    return _validate(raw, [*files, *given])
+
+
+def _read_chain(path: Path) -> list[Layer]:
+    """The file's bases, the farthest first, and the file itself last."""
+    layers: list[Layer] = []
+    seen: list[Path] = []
+    current: Path | None = path
+    while current is not None:
+        if current.resolve() in [earlier.resolve() for earlier in seen]:
+            chain = " -> ".join(str(file) for file in [*seen, current])
+            raise ConfigError(f"{path}: its bases run in a circle: {chain}")
+        raw = _read_file(current, named_by=seen[-1] if seen else None)
+        seen.append(current)
+        base = raw.pop("base", None)
+        if base is not None and not isinstance(base, str):
+            raise ConfigError(f"{current}: base: expected one path, found {base!r}")
+        layers.insert(0, Layer(str(current), raw))
+        current = current.parent / base if base is not None else None
+    return layers
+
+
+def _read_file(path: Path, *, named_by: Path | None) -> dict[str, Any]:
+    by = f" (the base of {named_by})" if named_by else ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}{by}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}{by}: cannot be read: {error}") from error
+    try:
+        raw = yaml_text.read(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}{_line_of(error)}: {_problem_of(error)}") from error
+    if raw is None:
+        raise ConfigError(f"{path}{by}: the file is empty")
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}{by}: a config is a mapping of sections such as data and train, found {raw!r:.60}")
+    return raw
+
+
+def _parse_override(text: str) -> Layer:
+    source = f"override '{text}'"
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{source}: expected section.key=value, as in train.lr=0.01")
+    if not value.strip():
+        raise ConfigError(f"{source}: no value; write {key}=null for none")
+    try:
+        return Layer(source, nest(key, yaml_text.read(value)))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: the value is no YAML: {_problem_of(error)}") from error
+
+
+def _merge_all(layers: Sequence[Layer]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer.raw, source=layer.source)
+    return merged
+
+
+def _validate(raw: dict[str, Any], layers: Sequence[Layer]) -> Config:
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain(error, raw, layers)) from None
+
+
+def _line_of(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def _problem_of(error: yaml.YAMLError) -> str:
+    parts = [getattr(error, "context", None), getattr(error, "problem", None)]
+    return ", ".join(part for part in parts if part) or str(error).splitlines()[0]

@@ -1,0 +1,146 @@
+"""The box head: pooled regions to class logits and deltas (Girshick 2015, section 2).
+
+N regions of all images together, S bins a side.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frcnn.ops.roi_pooling import assign_levels, roi_align, roi_pool
+
+
+class RoiPooling(nn.Module):
+    """Pool regions from one map or from the right level of a pyramid.
+
+    Args:
+        kind: "roi_align" or "roi_pool".
+        size: S.
+        strides: of the maps that regions are pooled from, fine to coarse.
+        sampling_ratio, aligned: see `ops.roi_pooling.roi_align`.
+        canonical_size, canonical_level: see `ops.roi_pooling.assign_levels`.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        size: int,
+        strides: Sequence[int],
+        sampling_ratio: int,
+        aligned: bool,
+        canonical_size: float,
+        canonical_level: int,
+    ):
+        super().__init__()
+        self.kind = kind
+        self.size = size
+        self.strides = tuple(strides)
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.canonical_size = canonical_size
+        self.canonical_level = canonical_level
+
+    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """(B, R, 4) boxes on the canvas -> (B*R, C, S, S)."""
+        batch, count = boxes.shape[:2]
+        image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(batch, count, 1)
+        rois = torch.cat([image, boxes], dim=2).flatten(0, 1)  # (B, R, 5) -> (B*R, 5)
+        level = assign_levels(
+            rois[:, 1:],
+            strides=self.strides,
+            canonical_size=self.canonical_size,
+            canonical_level=self.canonical_level,
+        )
+        features = features[: len(self.strides)]
+        if self.kind == "roi_pool":
+            return roi_pool(features, rois, level, strides=self.strides, size=self.size)
+        return roi_align(
+            features,
+            rois,
+            level,
+            strides=self.strides,
+            size=self.size,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+        )
+
+
+class TwoFcHead(nn.Module):
+    """Optional 3x3 convolutions, then two fully connected layers: (N, C, S, S) -> (N, out_channels).
+
+    Args:
+        in_channels: C.
+        size: S.
+        channels: of the fully connected layers.
+        num_convs: 3x3 convolutions of `in_channels` channels before them.
+        norm: "none", or "group" for group norm after each convolution.
+    """
+
+    def __init__(self, in_channels: int, *, size: int, channels: int, num_convs: int, norm: str):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(num_convs):
+            layers.append(nn.Conv2d(in_channels, in_channels, 3, padding=1, bias=norm == "none"))
+            if norm == "group":
+                layers.append(nn.GroupNorm(32, in_channels))
+            layers.append(nn.ReLU(inplace=True))
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        self.convs = nn.Sequential(*layers)
+        self.fc6 = nn.Linear(in_channels * size * size, channels)
+        self.fc7 = nn.Linear(channels, channels)
+        self.out_channels = channels
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        hidden = self.convs(pooled).flatten(1)  # (N, C, S, S) -> (N, C*S*S)
+        return F.relu(self.fc7(F.relu(self.fc6(hidden))))
+
+
+class BoxPredictor(nn.Module):
+    """Class logits and deltas from a vector for each region.
+
+    Args:
+        in_channels: of the vector.
+        num_classes: K.
+        class_agnostic: one box for all classes instead of one each.
+    """
+
+    def __init__(self, in_channels: int, *, num_classes: int, class_agnostic: bool):
+        super().__init__()
+        self.classes = nn.Linear(in_channels, num_classes + 1)
+        self.deltas = nn.Linear(in_channels, 4 * (1 if class_agnostic else num_classes))
+        for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, in_channels) or (N, in_channels, h, w), averaged -> logits (N, K + 1), deltas (N, K or 1, 4)."""
+        if hidden.dim() == 4:
+            hidden = hidden.mean(dim=(2, 3))
+        return self.classes(hidden), self.deltas(hidden).unflatten(1, (-1, 4))
+
+
+class RoiHead(nn.Module):
+    """Pooling, head and predictor: what every region of interest passes through.
+
+    Args:
+        pooling: features and boxes -> (N, C, S, S).
+        head: (N, C, S, S) -> (N, D) or (N, D, h, w).
+        predictor: -> logits and deltas.
+    """
+
+    def __init__(self, pooling: RoiPooling, head: nn.Module, predictor: BoxPredictor):
+        super().__init__()
+        self.pooling = pooling
+        self.head = head
+        self.predictor = predictor
+
+    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, R, 4) boxes on the canvas -> class_logits (B, R, K + 1), deltas (B, R, K or 1, 4)."""
+        class_logits, deltas = self.predictor(self.head(self.pooling(features, boxes)))
+        shape = boxes.shape[:2]
+        return class_logits.unflatten(0, shape), deltas.unflatten(0, shape)

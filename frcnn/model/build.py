@@ -1,0 +1,173 @@
+"""From the config to a detector: the one place of this room that reads it."""
+
+from functools import partial
+
+from torch import nn
+
+from frcnn.config.schema import ModelConfig, RoiConfig
+from frcnn.errors import ConfigError
+from frcnn.model.anchors import AnchorGenerator
+from frcnn.model.assignment import label_anchors, sample_rois
+from frcnn.model.backbone import Backbone, build_backbone, has_batch_norm
+from frcnn.model.box_head import BoxPredictor, RoiHead, RoiPooling, TwoFcHead
+from frcnn.model.detection import detect
+from frcnn.model.detector import FasterRCNN, Stages
+from frcnn.model.losses import roi_losses, rpn_losses
+from frcnn.model.rpn import RpnHead, propose
+from frcnn.ops.sampling import sample_balanced
+
+
+def build_detector(
+    model: ModelConfig,
+    *,
+    num_classes: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    pretrained: bool = True,
+) -> FasterRCNN:
+    """Build the detector that `model` describes.
+
+    Args:
+        model: the `model` section of a config.
+        num_classes: K, without background.
+        mean, std: of the pixels, RGB on the scale 0..255.
+        pretrained: load the weights of `model.backbone.weights`; False where a checkpoint is loaded afterwards.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        CheckpointError: weights that cannot be fetched or do not fit.
+    """
+    settings = model.backbone
+    backbone, trunk_head = build_backbone(
+        name=settings.name,
+        weights=settings.weights if pretrained else None,
+        frozen_stages=settings.frozen_stages,
+        norm=settings.norm,
+        neck=settings.neck,
+        strides=settings.strides,
+        neck_channels=settings.neck_channels,
+        neck_norm=settings.neck_norm,
+        extra_level=settings.extra_level,
+        head=model.roi.head.kind,
+        dropout=model.roi.head.dropout,
+    )
+    if pretrained and settings.weights is None:
+        _require_trainable(model, backbone)
+    anchors = AnchorGenerator(
+        sizes=_sizes_per_level(model, num_levels=len(backbone.strides)),
+        ratios=model.anchors.ratios,
+        strides=backbone.strides,
+        rounding=model.anchors.rounding,
+        strides_from=model.anchors.strides_from,
+    )
+    rpn = RpnHead(backbone.channels, channels=model.rpn.channels, num_anchors=anchors.num_anchors)
+    return FasterRCNN(
+        backbone=backbone,
+        anchors=anchors,
+        rpn=rpn,
+        roi_head=_build_roi_head(model.roi, backbone, trunk_head, num_classes=num_classes),
+        stages=_bind_stages(model),
+        mean=mean,
+        std=std,
+    )
+
+
+def _bind_stages(model: ModelConfig) -> Stages:
+    rpn, roi, final = model.rpn, model.roi, model.detect
+    propose_with = partial(
+        propose,
+        nms_threshold=rpn.nms_threshold,
+        min_box_size=rpn.min_box_size,
+        skip_padding=rpn.skip_padding,
+    )
+    return Stages(
+        label_anchors=partial(
+            label_anchors,
+            iou_positive=rpn.iou_positive,
+            iou_negative=rpn.iou_negative,
+            ignore_overlap=rpn.ignore_overlap,
+            inside_only=rpn.inside_only,
+            skip_padding=rpn.skip_padding,
+        ),
+        sample_anchors=partial(
+            sample_balanced, num_samples=rpn.samples_per_image, positive_fraction=rpn.positive_fraction
+        ),
+        rpn_losses=partial(rpn_losses, smooth_l1_beta=rpn.smooth_l1_beta),
+        propose_train=partial(
+            propose_with, pre_nms_top_n=rpn.pre_nms_top_n.train, post_nms_top_n=rpn.post_nms_top_n.train
+        ),
+        propose_test=partial(
+            propose_with, pre_nms_top_n=rpn.pre_nms_top_n.test, post_nms_top_n=rpn.post_nms_top_n.test
+        ),
+        sample_rois=partial(
+            sample_rois,
+            num_samples=roi.samples_per_image,
+            positive_fraction=roi.positive_fraction,
+            iou_positive=roi.iou_positive,
+            iou_negative_low=roi.iou_negative_low,
+            ignore_overlap=roi.ignore_overlap,
+            add_ground_truth=roi.add_ground_truth,
+        ),
+        roi_losses=partial(roi_losses, box_weights=roi.box_weights, smooth_l1_beta=roi.smooth_l1_beta),
+        detect=partial(
+            detect,
+            box_weights=roi.box_weights,
+            score_threshold=final.score_threshold,
+            nms_threshold=final.nms_threshold,
+            max_detections=final.max_detections,
+            pre_nms_top_n=final.pre_nms_top_n,
+            min_box_size=final.min_box_size,
+        ),
+    )
+
+
+def _build_roi_head(
+    roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | None, *, num_classes: int
+) -> RoiHead:
+    pooling = RoiPooling(
+        kind=roi.pooling.kind,
+        size=roi.pooling.size,
+        strides=backbone.strides[: backbone.num_roi_levels],
+        sampling_ratio=roi.pooling.sampling_ratio,
+        aligned=roi.pooling.aligned,
+        canonical_size=roi.pooling.canonical_size,
+        canonical_level=roi.pooling.canonical_level,
+    )
+    head = trunk_head
+    if head is None:
+        head = TwoFcHead(
+            backbone.channels,
+            size=roi.pooling.size,
+            channels=roi.head.channels,
+            num_convs=roi.head.convs,
+            norm=roi.head.norm,
+        )
+    predictor = BoxPredictor(head.out_channels, num_classes=num_classes, class_agnostic=roi.class_agnostic)
+    return RoiHead(pooling, head, predictor)
+
+
+def _sizes_per_level(model: ModelConfig, *, num_levels: int) -> list[list[float]]:
+    """The anchor sizes of each level: one list is for all levels alike."""
+    sizes = model.anchors.sizes
+    if not isinstance(sizes[0], list):
+        return [list(sizes)] * num_levels
+    if len(sizes) != num_levels:
+        raise ConfigError(
+            f"model.anchors.sizes has {len(sizes)} lists for {num_levels} levels of model.backbone; "
+            "give one list a level, or one for all of them"
+        )
+    return [list(level) for level in sizes]
+
+
+def _require_trainable(model: ModelConfig, backbone: Backbone) -> None:
+    """Without weights, what is frozen stays random for ever."""
+    if model.backbone.norm == "frozen_bn" and has_batch_norm(backbone.body):
+        raise ConfigError(
+            "model.backbone.norm is frozen_bn but model.backbone.weights is null: statistics that were never estimated "
+            "cannot be frozen. Set weights, or norm: bn"
+        )
+    if model.backbone.frozen_stages > 0:
+        raise ConfigError(
+            f"model.backbone.frozen_stages is {model.backbone.frozen_stages} but model.backbone.weights is null: "
+            "random layers would stay random. Set weights, or frozen_stages: 0"
+        )

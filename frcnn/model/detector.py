@@ -1,0 +1,138 @@
+"""Faster R-CNN, put together (Ren et al. 2015).
+
+Training:
+    1. normalise the images; backbone -> feature maps
+    2. RPN: objectness and deltas of every anchor
+    3. label anchors, sample 256 of them, RPN losses
+    4. propose: top 12000 -> clip -> NMS -> 2000
+    5. sample 512 regions from proposals and ground truth
+    6. pool, box head, RoI losses
+
+Detection: 1, 2, 4, then pooling and box head on all proposals, and the final boxes.
+
+The numbers are the defaults. Shapes are fixed from end to end; `structures` has the letters.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from frcnn.model.anchors import AnchorGenerator
+from frcnn.model.backbone import Backbone
+from frcnn.model.box_head import RoiHead
+from frcnn.model.rpn import RpnHead
+from frcnn.structures import Batch, Detections, Losses, Proposals, RpnOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """The pure functions between the networks, with their numbers already bound (see `build`)."""
+
+    label_anchors: Callable
+    """`assignment.label_anchors`."""
+    sample_anchors: Callable
+    """`ops.sampling.sample_balanced`."""
+    rpn_losses: Callable
+    """`losses.rpn_losses`."""
+    propose_train: Callable
+    """`rpn.propose` with the numbers of training."""
+    propose_test: Callable
+    """`rpn.propose` with the numbers of detection."""
+    sample_rois: Callable
+    """`assignment.sample_rois`."""
+    roi_losses: Callable
+    """`losses.roi_losses`."""
+    detect: Callable
+    """`detection.detect`."""
+
+
+class FasterRCNN(nn.Module):
+    """The detector.
+
+    Args:
+        backbone: normalised images -> tuple of maps.
+        anchors: map sizes -> anchors.
+        rpn: maps -> objectness and deltas.
+        roi_head: maps and boxes -> class logits and deltas.
+        stages: the functions between them.
+        mean, std: of the pixels, RGB on the scale 0..255.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        anchors: AnchorGenerator,
+        rpn: RpnHead,
+        roi_head: RoiHead,
+        stages: Stages,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.anchors = anchors
+        self.rpn = rpn
+        self.roi_head = roi_head
+        self.stages = stages
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward_train(self, batch: Batch) -> Losses:
+        """The four losses of a batch. Draws from the global random state of the device."""
+        features, anchors, output = self._propose_from(batch.images, batch.image_sizes)
+        labels = self.stages.label_anchors(anchors, batch.ground_truth, batch.image_sizes)
+        index, valid = self.stages.sample_anchors(labels.label)
+        rpn_class, rpn_box = self.stages.rpn_losses(output, anchors, labels, batch.ground_truth.boxes, index, valid)
+
+        proposals = self._proposals(self.stages.propose_train, output, anchors, features, batch.image_sizes)
+        samples = self.stages.sample_rois(proposals, batch.ground_truth)
+        class_logits, deltas = self.roi_head(features, samples.boxes)
+        roi_class, roi_box = self.stages.roi_losses(class_logits, deltas, samples)
+        return Losses(rpn_class, rpn_box, roi_class, roi_box)
+
+    def forward_detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        """Final boxes on the canvas.
+
+        Args:
+            images: (B, 3, H, W) RGB in 0..255, uint8 or float32; H and W multiples of 32.
+            image_sizes: (B, 2) int64 (height, width) of the real part of each.
+        """
+        features, anchors, output = self._propose_from(images, image_sizes)
+        proposals = self._proposals(self.stages.propose_test, output, anchors, features, image_sizes)
+        class_logits, deltas = self.roi_head(features, proposals.boxes)
+        return self.stages.detect(class_logits, deltas, proposals, image_sizes)
+
+    def forward(self, batch: Batch) -> Losses:
+        """`forward_train`, so that DistributedDataParallel can wrap the detector."""
+        return self.forward_train(batch)
+
+    def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """Subtract the mean, divide by the standard deviation, and set the padding to 0: (B, 3, H, W) float32."""
+        height, width = images.shape[2:]
+        is_row = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
+        is_column = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
+        is_real = is_row[:, None, :, None] & is_column[:, None, None, :]
+        return torch.where(is_real, (images.to(self.mean.dtype) - self.mean) / self.std, 0)
+
+    def _propose_from(self, images: Tensor, image_sizes: Tensor) -> tuple[tuple[Tensor, ...], Tensor, RpnOutput]:
+        """Steps 1 and 2: feature maps, anchors (A, 4), and what the RPN says of them."""
+        features = self.backbone(self.normalise(images, image_sizes))
+        anchors = self.anchors([_size(feature) for feature in features], _size(images))
+        return features, anchors, self.rpn(features)
+
+    def _proposals(
+        self, propose: Callable, output: RpnOutput, anchors: Tensor, features: tuple[Tensor, ...], image_sizes: Tensor
+    ) -> Proposals:
+        """Step 4."""
+        anchors_per_level = [feature.shape[2] * feature.shape[3] * self.anchors.num_anchors for feature in features]
+        return propose(output, anchors, anchors_per_level, image_sizes)
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[2], maps.shape[3]

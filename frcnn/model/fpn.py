@@ -1,0 +1,51 @@
+"""The feature pyramid (Lin et al. 2017)."""
+
+from collections.abc import Sequence
+from math import gcd
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FeaturePyramid(nn.Module):
+    """Give every level of a backbone the meaning of the coarsest and the same number of channels.
+
+    1. A 1x1 convolution brings each map to `channels`.
+    2. From coarse to fine, each map is added, enlarged to the nearest pixel, to the next finer one.
+    3. A 3x3 convolution on each sum gives the output.
+    4. With `extra_level`, one more map holds every second pixel of the coarsest output (P6).
+
+    Args:
+        in_channels: channels of each map, fine to coarse.
+        channels: C of every output.
+        norm: "none", or "group" for group norm after each convolution (which then has no bias).
+        extra_level: see step 4.
+    """
+
+    def __init__(self, in_channels: Sequence[int], *, channels: int, norm: str, extra_level: bool):
+        super().__init__()
+        self.extra_level = extra_level
+        self.lateral = nn.ModuleList(_convolution(count, channels, size=1, norm=norm) for count in in_channels)
+        self.output = nn.ModuleList(_convolution(channels, channels, size=3, norm=norm) for _ in in_channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Maps (B, C_l, H_l, W_l), fine to coarse -> maps (B, C, H_l, W_l) in the same order, the extra one last."""
+        merged = [lateral(level) for lateral, level in zip(self.lateral, maps, strict=True)]
+        for finer in reversed(range(len(merged) - 1)):
+            size = merged[finer].shape[-2:]
+            merged[finer] = merged[finer] + F.interpolate(merged[finer + 1], size=size, mode="nearest")
+        levels = [output(level) for output, level in zip(self.output, merged, strict=True)]
+        if self.extra_level:
+            levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
+        return tuple(levels)
+
+
+def _convolution(in_channels: int, channels: int, *, size: int, norm: str) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, channels, size, padding=size // 2, bias=norm == "none")
+    nn.init.kaiming_uniform_(convolution.weight, a=1)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    layers: list[nn.Module] = [convolution]
+    if norm == "group":
+        layers.append(nn.GroupNorm(gcd(32, channels), channels))
+    return nn.Sequential(*layers)

@@ -1,0 +1,103 @@
+"""The four losses of Faster R-CNN (Ren et al. 2015, section 3.1.2; Girshick 2015, section 2.3).
+
+All are sums over the sampled slots of the batch divided by the number of sampled slots. Slots that take no part are
+replaced before any logarithm, division or power, never multiplied by zero after it: NaN * 0 is NaN, in the backward
+pass too.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from frcnn.ops import boxes as box_ops
+from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
+
+UNIT_BOX = (0.0, 0.0, 1.0, 1.0)
+
+
+def rpn_losses(
+    output: RpnOutput,
+    anchors: Tensor,
+    labels: AnchorLabels,
+    gt_boxes: Tensor,
+    index: Tensor,
+    valid: Tensor,
+    *,
+    smooth_l1_beta: float,
+) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy of objectness and smooth L1 of the deltas of positive anchors, on the sampled anchors.
+
+    Args:
+        output: objectness (B, A), deltas (B, A, 4).
+        anchors: (A, 4).
+        labels: of every anchor.
+        gt_boxes: (B, G, 4), what `labels.matched` points into.
+        index, valid: (B, S) the sampled anchors.
+        smooth_l1_beta: in units of deltas; 0 is L1.
+
+    Returns:
+        rpn_class and rpn_box, scalars; both 0 where nothing was sampled.
+    """
+    is_positive = valid & (labels.label.gather(1, index) == 1)
+    count = valid.sum().clamp(min=1)
+
+    logits = torch.where(valid, output.objectness.gather(1, index), 0)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, is_positive.to(logits.dtype), reduction="none")
+    class_loss = torch.where(valid, cross_entropy, 0).sum() / count
+
+    matched = labels.matched.gather(1, index)
+    targets = _targets(box_ops.gather_boxes(gt_boxes, matched), anchors[index], is_positive)
+    deltas = box_ops.gather_boxes(output.deltas, index)
+    box_loss = _masked_smooth_l1(deltas, targets, is_positive, beta=smooth_l1_beta) / count
+    return class_loss, box_loss
+
+
+def roi_losses(
+    class_logits: Tensor,
+    deltas: Tensor,
+    samples: RoiSamples,
+    *,
+    box_weights: tuple[float, float, float, float],
+    smooth_l1_beta: float,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over K + 1 classes and smooth L1 of the deltas of the right class on foreground.
+
+    Args:
+        class_logits: (B, R, K + 1), background first.
+        deltas: (B, R, K, 4), or (B, R, 1, 4) when class-agnostic.
+        samples: R regions an image.
+        box_weights: factors of the targets dx, dy, dw, dh.
+        smooth_l1_beta: in units of weighted deltas; 0 is L1.
+
+    Returns:
+        roi_class and roi_box, scalars; both 0 where nothing was sampled.
+    """
+    class_logits, deltas = box_ops.widen(class_logits), box_ops.widen(deltas)
+    count = samples.valid.sum().clamp(min=1)
+    class_logits = torch.where(samples.valid[..., None], class_logits, 0)
+    cross_entropy = F.cross_entropy(class_logits.flatten(0, 1), samples.labels.flatten(), reduction="none")
+    class_loss = torch.where(samples.valid.flatten(), cross_entropy, 0).sum() / count
+
+    is_foreground = samples.valid & (samples.labels > 0)
+    own = (samples.labels - 1).clamp(min=0, max=deltas.shape[2] - 1)
+    deltas = deltas.gather(2, own[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)  # (B, R, K, 4) -> (B, R, 4)
+    targets = _targets(samples.gt_boxes, samples.boxes, is_foreground, weights=box_weights)
+    box_loss = _masked_smooth_l1(deltas, targets, is_foreground, beta=smooth_l1_beta) / count
+    return class_loss, box_loss
+
+
+@torch.no_grad()
+def _targets(
+    boxes: Tensor, references: Tensor, keep: Tensor, *, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
+) -> Tensor:
+    """Deltas from `references` to `boxes` (..., 4) where `keep` (...), 0 elsewhere."""
+    unit = boxes.new_tensor(UNIT_BOX)
+    boxes = torch.where(keep[..., None], boxes, unit)
+    references = torch.where(keep[..., None], references, unit)
+    return box_ops.encode(boxes, references, weights=weights)
+
+
+def _masked_smooth_l1(deltas: Tensor, targets: Tensor, keep: Tensor, *, beta: float) -> Tensor:
+    """Sum of smooth L1 over the slots of `keep`; beta 0 is L1."""
+    deltas = torch.where(keep[..., None], deltas, targets)
+    return F.smooth_l1_loss(deltas, targets, beta=beta, reduction="sum")

@@ -1,0 +1,176 @@
+"""The stages of the detector, one by one and together."""
+
+import pytest
+import torch
+
+from frcnn.config.schema import ModelConfig
+from frcnn.errors import ConfigError
+from frcnn.model.assignment import sample_rois
+from frcnn.model.build import build_detector
+from frcnn.model.detection import detect
+from frcnn.model.rpn import propose
+from frcnn.structures import GroundTruth, Proposals, RpnOutput
+from tests.model.detectors import ALL, FPN, MEAN, STD, random_batch, small_detector
+
+ROI = {
+    "num_samples": 8,
+    "positive_fraction": 0.25,
+    "iou_positive": 0.5,
+    "iou_negative_low": 0.0,
+    "ignore_overlap": 0.5,
+    "add_ground_truth": True,
+}
+
+
+def scene():
+    """One object, one crowd, one empty slot; proposals on the object, in the crowd, elsewhere, and an empty slot."""
+    ground_truth = GroundTruth(
+        boxes=torch.tensor([[[10.0, 10, 50, 50], [100, 100, 200, 200], [0, 0, 1, 1]]]),
+        labels=torch.tensor([[2, 1, 0]]),
+        is_ignored=torch.tensor([[False, True, False]]),
+        valid=torch.tensor([[True, True, False]]),
+    )
+    boxes = torch.tensor([[[11.0, 11, 51, 51], [120, 120, 140, 140], [60, 60, 90, 90], [0, 0, 1, 1]]])
+    valid = torch.tensor([[True, True, True, False]])
+    return Proposals(boxes, torch.zeros(1, 4), valid), ground_truth
+
+
+def test_regions_are_drawn_by_the_rules():
+    proposals, ground_truth = scene()
+    samples = sample_rois(proposals, ground_truth, **ROI)
+    real = [(tuple(box.tolist()), label.item()) for box, label in zip(samples.boxes[0], samples.labels[0], strict=True)]
+    drawn = {entry for entry, is_real in zip(real, samples.valid[0], strict=True) if is_real}
+    assert drawn == {((11, 11, 51, 51), 2), ((10, 10, 50, 50), 2), ((60, 60, 90, 90), 0)}
+    assert samples.gt_boxes[0, 0].tolist() == [10, 10, 50, 50]
+    empty = ~samples.valid[0]
+    assert samples.boxes[0][empty].tolist() == [[0, 0, 1, 1]] * 5 and (samples.labels[0][empty] == 0).all()
+
+
+def test_ground_truth_joins_only_when_told():
+    proposals, ground_truth = scene()
+    samples = sample_rois(proposals, ground_truth, **(ROI | {"add_ground_truth": False}))
+    assert [10, 10, 50, 50] not in samples.boxes[0].tolist()
+
+
+def test_background_has_a_lower_bound_of_iou():
+    proposals, ground_truth = scene()
+    samples = sample_rois(proposals, ground_truth, **(ROI | {"iou_negative_low": 0.1}))
+    assert (samples.labels[0][samples.valid[0]] > 0).all()
+
+
+def propose_with(objectness, *, deltas=None, anchors, per_level=None, size=(100, 100), **settings):
+    arguments = {
+        "pre_nms_top_n": 100,
+        "post_nms_top_n": 4,
+        "nms_threshold": 0.7,
+        "min_box_size": 1.0,
+        "skip_padding": True,
+    }
+    objectness = torch.tensor([objectness])
+    deltas = torch.zeros(1, len(anchors), 4) if deltas is None else deltas
+    anchors = torch.tensor(anchors)
+    return propose(
+        RpnOutput(objectness, deltas), anchors, per_level or [len(anchors)], torch.tensor([size]),
+        **(arguments | settings),
+    )  # fmt: skip
+
+
+def test_proposals_are_clipped_suppressed_and_sorted():
+    anchors = [[0.0, 0, 20, 20], [1, 0, 21, 20], [50, 50, 130, 90], [-30, -30, -10, 95], [110, 0, 150, 20]]
+    proposals = propose_with([1.0, 2.0, 3.0, 4.0, 5.0], anchors=anchors)
+    # 3 is empty once clipped, 4 is centred in the padding, 0 is suppressed by 1.
+    assert proposals.valid[0].tolist() == [True, True, False, False]
+    assert proposals.boxes[0, :2].tolist() == [[50, 50, 100, 90], [1, 0, 21, 20]]
+    assert proposals.scores[0].tolist() == [3, 2, -torch.inf, -torch.inf]
+
+
+def test_levels_do_not_suppress_each_other():
+    anchors = [[0.0, 0, 20, 20], [0, 0, 20, 20]]
+    assert propose_with([1.0, 2.0], anchors=anchors).valid.sum() == 1
+    assert propose_with([1.0, 2.0], anchors=anchors, per_level=[1, 1]).valid.sum() == 2
+
+
+def test_pre_nms_top_n_counts_on_each_level():
+    anchors = [[float(x), 0.0, x + 5.0, 5.0] for x in range(0, 60, 10)]
+    proposals = propose_with([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], anchors=anchors, per_level=[3, 3], pre_nms_top_n=2)
+    assert proposals.boxes[0, :, 0].tolist() == [0, 10, 30, 40]
+
+
+def detect_with(logits, deltas, boxes, **settings):
+    arguments = {
+        "box_weights": (1.0, 1.0, 1.0, 1.0),
+        "score_threshold": 0.05,
+        "nms_threshold": 0.5,
+        "max_detections": 3,
+        "pre_nms_top_n": 100,
+        "min_box_size": 0.01,
+    }
+    proposals = Proposals(torch.tensor([boxes]), torch.zeros(1, len(boxes)), torch.ones(1, len(boxes), dtype=torch.bool))
+    return detect(torch.tensor([logits]), deltas, proposals, torch.tensor([[100, 100]]), **(arguments | settings))
+
+
+def test_each_class_has_its_own_box_and_its_own_suppression():
+    deltas = torch.zeros(1, 2, 2, 4)
+    deltas[0, 0, 1, 0] = 1.0  # the box of class 2 is one width to the right
+    detections = detect_with([[0.0, 4.0, 3.9], [0.0, -0.5, -9.0]], deltas, [[10.0, 10, 20, 20], [11, 10, 21, 20]])
+    assert detections.valid[0].tolist() == [True, True, False]
+    assert detections.labels[0].tolist() == [1, 2, 0]  # the second proposal says class 1 again
+    assert detections.boxes[0].tolist() == [[10, 10, 20, 20], [20, 10, 30, 20], [0, 0, 1, 1]]
+    assert detections.scores[0, 2] == 0
+
+
+def test_empty_proposals_and_low_scores_are_not_detected():
+    deltas = torch.zeros(1, 2, 1, 4)
+    detections = detect_with([[9.0, 0.0], [0.0, 9.0]], deltas, [[10.0, 10, 20, 20], [30, 30, 30, 60]])
+    assert not detections.valid.any()
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_trainable_parameter_receives_a_gradient(kind):
+    detector = small_detector(ALL[kind])
+    detector.forward_train(random_batch(objects=(4, 3))).total.backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_a_batch_without_any_object_trains():
+    losses = small_detector().forward_train(random_batch(objects=(0, 0)))
+    losses.total.backward()
+    assert all(loss.isfinite() for loss in losses)
+    assert losses.rpn_box == 0 and losses.roi_box == 0 and losses.rpn_class > 0
+
+
+def test_detections_lie_in_the_image_and_not_in_its_padding():
+    detector, batch = small_detector().eval(), random_batch()
+    detector.stages.detect.keywords["score_threshold"] = 0.0
+    with torch.no_grad():
+        detections = detector.forward_detect(batch.images, batch.image_sizes)
+    assert detections.valid.any(dim=1).all()
+    for image, (height, width) in enumerate(batch.image_sizes.tolist()):
+        boxes = detections.boxes[image][detections.valid[image]]
+        assert (boxes >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+        scores = detections.scores[image]
+        assert (scores.diff() <= 0).all()
+
+
+def test_an_image_gives_the_same_features_alone_and_padded():
+    """Padding is 0 after the normalisation, not black: what lies outside the image looks the same at any size."""
+    detector, batch = small_detector().eval(), random_batch()
+    normalised = detector.normalise(batch.images, batch.image_sizes)
+    assert (normalised[1, :, 96:] == 0).all() and (normalised[1, :, :, 128:] == 0).all()
+    red = batch.images[0, 0].float()
+    torch.testing.assert_close(normalised[0, 0], (red - MEAN[0]) / STD[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": FPN["backbone"] | {"norm": "frozen_bn"}}, "frozen_bn"),
+        ({"backbone": FPN["backbone"] | {"frozen_stages": 1}}, "frozen_stages"),
+        ({"anchors": {"sizes": [[32.0], [64.0]]}}, "2 lists for 5 levels"),
+    ],
+)
+def test_settings_that_do_not_go_together(change, message):
+    with pytest.raises(ConfigError, match=message):
+        build_detector(ModelConfig.model_validate(FPN | change), num_classes=3, mean=MEAN, std=STD)

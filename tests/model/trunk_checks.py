@@ -1,0 +1,53 @@
+"""What every backbone must hold, whichever network it is cut from."""
+
+import math
+
+import torch
+
+from frcnn.model.backbone import build_backbone
+
+SETTINGS = {
+    "weights": None,
+    "frozen_stages": 0,
+    "norm": "bn",
+    "neck": "none",
+    "strides": None,
+    "neck_channels": 32,
+    "neck_norm": "none",
+    "extra_level": True,
+    "head": "two_fc",
+    "dropout": 0.5,
+}
+
+
+def build(name, **settings):
+    """build_backbone with defaults that suit tests."""
+    return build_backbone(name=name, **{**SETTINGS, **settings})
+
+
+def assert_maps_as_declared(backbone):
+    """Strides, channels and sizes, on canvases of multiples of 32 that are none of 64 too."""
+    backbone.eval()
+    for height, width in ((64, 96), (96, 160)):
+        with torch.no_grad():
+            maps = backbone(torch.rand(2, 3, height, width))
+        assert isinstance(maps, tuple)
+        expected = [
+            (2, backbone.channels, math.ceil(height / stride), math.ceil(width / stride)) for stride in backbone.strides
+        ]
+        assert [tuple(level.shape) for level in maps] == expected
+
+
+def assert_trains_but_for_frozen(backbone, *, frozen):
+    """One backward pass gives every parameter a gradient but those named in `frozen`; their statistics stay."""
+    backbone.train()
+    parameters = dict(backbone.named_parameters())
+    assert {name for name, parameter in parameters.items() if not parameter.requires_grad} == frozen
+    held = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    sum(level.square().mean() for level in backbone(torch.rand(2, 3, 64, 96))).backward()
+    assert {name for name, parameter in parameters.items() if parameter.grad is None} == frozen
+    for name, module in backbone.named_modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            is_held = f"{name}.weight" in frozen
+            assert module.training is not is_held, name
+            assert torch.equal(module.running_mean, held[f"{name}.running_mean"]) is is_held, name

@@ -1,0 +1,87 @@
+"""The training step and detection have fixed shapes, never look at their data, and never read an empty slot."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from frcnn.structures import Batch, GroundTruth
+from tests.model.detectors import ALL, random_batch, small_detector
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_step_runs_without_data(kind):
+    """`.item()`, `nonzero` and data-dependent shapes raise under FakeTensorMode: a host-sync test without a GPU."""
+    detector, batch = small_detector(ALL[kind]), random_batch()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = Batch(*(mode.from_tensor(t) for t in batch[:-1]), GroundTruth(*map(mode.from_tensor, batch.ground_truth)))
+        losses = detector.forward_train(fake)
+        losses.total.backward()
+        detections = detector.eval().forward_detect(fake.images, fake.image_sizes)
+    assert losses.total.shape == ()
+    assert detections.boxes.shape == (2, 100, 4)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_step_is_one_graph(kind):
+    detector, batch = small_detector(ALL[kind]), random_batch()
+    step = torch.compile(detector.forward_train, backend="eager", fullgraph=True)
+    torch.manual_seed(1)
+    compiled = step(batch)
+    torch.manual_seed(1)
+    eager = detector.forward_train(batch)
+    for mine, other in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_detection_is_one_graph():
+    detector, batch = small_detector().eval(), random_batch()
+    with torch.no_grad():
+        compiled = torch.compile(detector.forward_detect, backend="eager", fullgraph=True)
+        result = compiled(batch.images, batch.image_sizes)
+        expected = detector.forward_detect(batch.images, batch.image_sizes)
+    for mine, other in zip(result, expected, strict=True):
+        assert torch.equal(mine, other)
+
+
+def gradients_of(detector, batch):
+    detector.zero_grad()
+    torch.manual_seed(2)
+    losses = detector.forward_train(batch)
+    losses.total.backward()
+    return losses, [parameter.grad for parameter in detector.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("poison", [float("nan"), 1e9])
+def test_poison_in_empty_slots_changes_nothing(kind, poison):
+    detector, batch = small_detector(ALL[kind]).eval(), random_batch(objects=(3, 1))
+    boxes, labels, is_ignored, valid = batch.ground_truth
+    poisoned = GroundTruth(
+        torch.where(valid[..., None], boxes, poison), torch.where(valid, labels, 10**9), is_ignored, valid
+    )
+    outside = torch.ones(batch.images.shape, dtype=torch.bool)
+    for image, (height, width) in enumerate(batch.image_sizes):
+        outside[image, :, :height, :width] = False
+    images = torch.where(outside, poison, batch.images.float())
+    clean_losses, clean = gradients_of(detector, batch)
+    losses, gradients = gradients_of(detector, batch._replace(images=images, ground_truth=poisoned))
+    assert torch.equal(torch.stack(losses), torch.stack(clean_losses))
+    assert all(torch.equal(mine, other) for mine, other in zip(gradients, clean, strict=True))
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_more_slots_change_nothing_but_the_draw():
+    """The bucket of the ground truth is no part of the result: labels are equal for 8 and 32 slots."""
+    detector = small_detector()
+    few, many = random_batch(objects=(3, 1)), None
+    boxes, labels, is_ignored, valid = (
+        torch.nn.functional.pad(field, (0, 0, 0, 24) if field.dim() == 3 else (0, 24)) for field in few.ground_truth
+    )
+    many = GroundTruth(boxes, labels, is_ignored, valid)
+    anchors = detector.anchors([(32, 40), (16, 20), (8, 10), (4, 5), (2, 3)], (128, 160))
+    for mine, other in zip(
+        detector.stages.label_anchors(anchors, few.ground_truth, few.image_sizes),
+        detector.stages.label_anchors(anchors, many, few.image_sizes),
+        strict=True,
+    ):
+        assert torch.equal(mine, other)
