@@ -1,0 +1,162 @@
+"""Evaluate a detector or saved detections: `frcnn eval RUN_OR_CKPT [key=value ...]`, or `python tools/eval.py ...`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from frcnn.checkpoint import find_checkpoint, load_checkpoint
+from frcnn.cli.output import make_folder, write_json
+from frcnn.cli.run import guarded
+from frcnn.config import Config, load_config, override_config
+from frcnn.data.build import build_dataset, build_eval_loader
+from frcnn.data.dataset import DetectionDataset
+from frcnn.errors import ConfigError, DataError
+from frcnn.evaluation.report import evaluate, format_report
+from frcnn.evaluation.results import read_results, write_results
+from frcnn.inference.device import find_device
+from frcnn.inference.predictor import restore
+from frcnn.inference.run import detect
+from frcnn.records import ImageDetections
+
+EXAMPLES = """\
+examples:
+  frcnn eval runs/demo
+  frcnn eval runs/demo/checkpoints/last.pt model.detect.score_threshold=0.01 --out evals/last
+  frcnn eval runs/demo data.val.format=coco data.val.images=val2017 data.val.annotations=instances_val2017.json
+  frcnn eval runs/demo --save-detections
+  frcnn eval configs/demo.yaml --detections detections.json
+
+eval.json is written to --out; by default into the run folder, and for a checkpoint or a file of detections NAME into
+NAME_eval beside it.
+"""
+
+
+class Source(NamedTuple):
+    """What is evaluated."""
+
+    config: Config
+    path: Path
+    checkpoint: dict[str, Any] | None
+    """None where detections are scored by a config alone."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="frcnn eval",
+        description="Measure a detector on data.val of its config: COCO's 12 numbers, VOC mAP, and each class.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="RUN_OR_CKPT",
+        help="run folder (its best checkpoint) or checkpoint; with --detections a config will do",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the checkpoint's config")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of eval.json")
+    parser.add_argument(
+        "--detections", type=Path, metavar="FILE", help="score these, in COCO's results format; no model is run"
+    )
+    parser.add_argument(
+        "--save-detections", action="store_true", help="also write detections.json, in COCO's results format"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_intermixed_args(argv)
+    if options.detections and options.save_detections:
+        parser.error("--save-detections writes what a model finds; with --detections there is no model")
+    return guarded(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Build the data set, find or read the detections, and report."""
+    source = read_source(options.source, options.overrides, needs_model=options.detections is None)
+    out = options.out or default_folder(options.source, options.detections)
+    make_folder(out)
+    dataset = build_validation_set(source)
+    if options.detections:
+        detections = dict(
+            enumerate(read_results(options.detections, dataset.records, category_ids=dataset.category_ids))
+        )
+        about = {"detections": str(options.detections)}
+    else:
+        detections = run_model(source, dataset)
+        about = {"checkpoint": str(source.path), "step": source.checkpoint["step"]}  # type: ignore[index]
+    if not detections:
+        raise DataError(f"{dataset.name}: not one image could be read, so there is nothing to evaluate")
+
+    indices = sorted(detections)
+    records, found = [dataset.records[index] for index in indices], [detections[index] for index in indices]
+    report = evaluate(records, found, class_names=dataset.class_names) | {"data": dataset.name, **about}
+    if options.save_detections:
+        write_results(out / "detections.json", records, found, category_ids=dataset.category_ids)
+    write_json(out / "eval.json", report)
+    print(f"{options.detections or source.path} on {dataset.name}")
+    print(format_report(report))
+    if dataset.problems.count:
+        print(dataset.problems.summary())
+    print(f"written to {out}")
+    return 0
+
+
+def read_source(path: Path, overrides: Sequence[str], *, needs_model: bool) -> Source:
+    """The config, changed by `overrides`, and the checkpoint that `path` stands for."""
+    if path.suffix in (".yaml", ".yml"):
+        if needs_model:
+            raise ConfigError(
+                f"{path}: a config alone holds no model; give a run folder or checkpoint, or --detections"
+            )
+        return Source(load_config(path, overrides), path, None)
+    path = find_checkpoint(path)
+    checkpoint = load_checkpoint(path)
+    return Source(override_config(checkpoint["config"], overrides, source=str(path)), path, checkpoint)
+
+
+def build_validation_set(source: Source) -> DetectionDataset:
+    """data.val, read with the classes of the checkpoint, so that labels mean the same.
+
+    Raises:
+        ConfigError: an override sets other classes than the checkpoint's.
+        DataError: the data set has other classes.
+    """
+    data = source.config.data
+    if source.checkpoint is None:
+        return build_dataset(data, "val")
+    class_names = source.checkpoint["class_names"]
+    if data.classes is not None and data.classes != class_names:
+        raise ConfigError(f"{source.path} knows the classes {class_names}; data.classes cannot be {data.classes}")
+    try:
+        dataset = build_dataset(data.model_copy(update={"classes": class_names}), "val")
+    except DataError as error:
+        raise DataError(f"{error}\n({source.path} knows the classes {', '.join(class_names)})") from error
+    if list(dataset.class_names) != class_names:
+        raise DataError(
+            f"{dataset.name} has the classes {list(dataset.class_names)}, {source.path} knows {class_names}: "
+            "it can only be evaluated on its own classes"
+        )
+    return dataset
+
+
+def run_model(source: Source, dataset: DetectionDataset) -> dict[int, ImageDetections]:
+    """Detections by position in the data set, in the precision of the training."""
+    assert source.checkpoint is not None
+    config = source.config
+    device = find_device(config.train.device, setting="train.device")
+    model = restore(source.checkpoint, config, device=device, source=source.path).model
+    loader = build_eval_loader(
+        config.data, dataset, batch_size=config.eval.batch_size, pin_memory=device.type == "cuda"
+    )
+    return detect(model, loader, dataset, device=device, precision=config.train.precision)
+
+
+def default_folder(source: Path, detections: Path | None) -> Path:
+    """The run folder of a run; NAME_eval beside a checkpoint or a file of detections called NAME."""
+    if detections is None and source.is_dir():
+        return source
+    scored = detections or source
+    return scored.with_name(f"{scored.stem}_eval")

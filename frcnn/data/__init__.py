@@ -1,0 +1,22 @@
+"""Data sets, transforms, and loaders of padded batches."""
+
+from frcnn.data.batching import Sample, collate
+from frcnn.data.build import build_dataset, build_eval_loader, build_train_loader
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.images import read_image
+from frcnn.data.problems import ErrorPolicy
+from frcnn.data.transforms import TestTransform, TrainTransform, resized_size
+
+__all__ = [
+    "DetectionDataset",
+    "ErrorPolicy",
+    "Sample",
+    "TestTransform",
+    "TrainTransform",
+    "build_dataset",
+    "build_eval_loader",
+    "build_train_loader",
+    "collate",
+    "read_image",
+    "resized_size",
+]

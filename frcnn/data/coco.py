@@ -1,0 +1,237 @@
+"""Data sets with one COCO instances file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from frcnn.data.dataset import DetectionDataset, check_class_names
+from frcnn.data.problems import ErrorPolicy
+from frcnn.errors import DataError
+from frcnn.records import ImageRecord
+
+UNKNOWN = -1
+LEFT_OUT = -2
+
+
+class CocoDataset(DetectionDataset):
+    """Images of a COCO file in the file's order, those without objects too.
+
+    Labels 1..K follow the category ids in ascending order, whatever their gaps, or `class_names` where given. Crowds
+    are ignore regions. Boxes are clipped to the image; `area` is used as annotated, else it is width * height.
+
+    Reported to `problems` and left out: images without id, name or size, or with an id already taken; annotations of
+    an unknown image or category, or whose box has no area in the image. A category that `class_names` does not hold
+    is reported once, and all its annotations are left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Path,
+        annotations: Path,
+        problems: ErrorPolicy,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            images: folder that `file_name` is relative to.
+            annotations: the instances JSON.
+            class_names: label order; each must be a category of the file. None takes every category.
+
+        Raises:
+            DataError: a missing folder or file, broken JSON, a list that is not there, a class that is no category.
+        """
+        if not images.is_dir():
+            raise DataError(f"{images}: no such folder (images of {annotations})")
+        document = _read_document(annotations)
+        name_by_id = _categories(document, annotations)
+        check_class_names(list(name_by_id.values()), source=str(annotations))
+        if class_names is None:
+            class_names = list(name_by_id.values())
+        id_by_name = {name: category_id for category_id, name in name_by_id.items()}
+        missing = [name for name in class_names if name not in id_by_name]
+        if missing:
+            raise DataError(f"{annotations}: no category is named {', '.join(missing)}; it has {', '.join(id_by_name)}")
+        category_ids = [id_by_name[name] for name in class_names]
+
+        image_entries, row_by_id = _usable_images(_entries(document, "images", annotations), annotations, problems)
+        sizes = np.array([(entry["height"], entry["width"]) for entry in image_entries]).reshape(-1, 2)
+        objects = _usable_objects(
+            _entries(document, "annotations", annotations),
+            row_by_id=row_by_id,
+            sizes=sizes,
+            label_by_id={category_id: label for label, category_id in enumerate(category_ids, start=1)},
+            name_by_id=name_by_id,
+            path=annotations,
+            problems=problems,
+        )
+        super().__init__(
+            name=f"coco {annotations.name}",
+            class_names=class_names,
+            category_ids=category_ids,
+            records=_records(image_entries, objects, folder=images),
+            problems=problems,
+        )
+
+
+def read_class_names(annotations: Path) -> tuple[str, ...]:
+    """Category names of a COCO file in the order of their ids."""
+    return tuple(_categories(_read_document(annotations), annotations).values())
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            document = json.load(file)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read annotation file: {error.strerror}") from None
+    except ValueError as error:  # broken JSON and broken UTF-8
+        raise DataError(f"{path}: not a JSON file: {error}") from None
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: not a COCO instances file: an object with images, annotations, categories is needed")
+    return document
+
+
+def _entries(document: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    entries = document.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{path}: not a COCO instances file: the list `{key}` is missing or holds no objects")
+    return entries
+
+
+def _categories(document: dict[str, Any], path: Path) -> dict[int, str]:
+    """Names by category id, in the order of the ids."""
+    names: dict[int, str] = {}
+    for entry in _entries(document, "categories", path):
+        category_id, name = entry.get("id"), entry.get("name")
+        if not isinstance(category_id, int) or not isinstance(name, str):
+            raise DataError(f"{path}: a category needs an integer id and a name: {entry}")
+        if category_id in names:
+            raise DataError(f"{path}: category id {category_id} is there twice: {names[category_id]} and {name}")
+        names[category_id] = name
+    return dict(sorted(names.items()))
+
+
+def _usable_images(
+    entries: list[dict[str, Any]], path: Path, problems: ErrorPolicy
+) -> tuple[list[dict[str, Any]], dict[Any, int]]:
+    """Image entries that can be used, and the row of each image id among them (LEFT_OUT for the others)."""
+    usable: list[dict[str, Any]] = []
+    row_by_id: dict[Any, int] = {}
+    for entry in entries:
+        image_id = entry.get("id")
+        if not isinstance(image_id, int | str) or not isinstance(entry.get("file_name"), str):
+            problems.report(f"{path}: an image needs an id and a file_name: {entry}")
+        elif image_id in row_by_id:
+            problems.report(f"{path}: image id {image_id} is there twice, again for {entry['file_name']}")
+        elif not (_is_size(entry.get("height")) and _is_size(entry.get("width"))):
+            problems.report(f"{path}: image {image_id} ({entry['file_name']}) needs a height and a width above 0")
+            row_by_id[image_id] = LEFT_OUT
+        else:
+            row_by_id[image_id] = len(usable)
+            usable.append(entry)
+    return usable, row_by_id
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | float) and value >= 1
+
+
+class _Objects(NamedTuple):
+    """Columns of all m usable annotations, image after image."""
+
+    rows: np.ndarray
+    """(m,) int64 position of the image, ascending."""
+    boxes: np.ndarray
+    """(m, 4) float32 xyxy, clipped."""
+    labels: np.ndarray
+    areas: np.ndarray
+    is_crowd: np.ndarray
+
+
+def _usable_objects(
+    entries: list[dict[str, Any]],
+    *,
+    row_by_id: Mapping[Any, int],
+    sizes: np.ndarray,
+    label_by_id: Mapping[Any, int],
+    name_by_id: Mapping[Any, str],
+    path: Path,
+    problems: ErrorPolicy,
+) -> _Objects:
+    """Columns of all annotations at once: COCO has 860,000, of which Python looks only at those with a problem."""
+    rows = np.array([row_by_id.get(entry.get("image_id"), UNKNOWN) for entry in entries], np.int64)
+    labels = np.array([label_by_id.get(entry.get("category_id"), 0) for entry in entries], np.int64)
+    is_crowd = np.array([bool(entry.get("iscrowd")) for entry in entries], bool)
+    boxes = _read_boxes(entries)
+    boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
+    heights_and_widths = sizes[rows.clip(0)] if len(sizes) else np.zeros((len(rows), 2))
+    boxes = boxes.clip(0, heights_and_widths[:, [1, 0, 1, 0]]).astype(np.float32)
+    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    has_area = (widths > 0) & (heights > 0)  # False for NaN too
+    areas = np.array(
+        [entry["area"] if isinstance(entry.get("area"), int | float) else np.nan for entry in entries], np.float64
+    )
+    areas = np.where(np.isfinite(areas), areas, widths.astype(np.float64) * heights)
+
+    is_usable = (rows >= 0) & (labels > 0) & has_area
+    unlisted: set[int] = set()
+    for position in np.flatnonzero(~is_usable & (rows != LEFT_OUT)).tolist():
+        entry = entries[position]
+        image_id, category_id = entry.get("image_id"), entry.get("category_id")
+        subject = f"{path}: annotation {entry.get('id', f'number {position}')} of image {image_id}"
+        if rows[position] == UNKNOWN:
+            problems.report(f"{subject}: there is no image of this id")
+        elif category_id not in name_by_id:
+            problems.report(f"{subject}: there is no category {category_id}")
+        elif labels[position] == 0:
+            name = f"category {name_by_id[category_id]!r} (id {category_id})"
+            if category_id not in unlisted:
+                problems.report(f"{path}: {name} is annotated but not in data.classes")
+            unlisted.add(category_id)
+        else:
+            name, box = name_by_id[category_id], entry.get("bbox")
+            problems.report(f"{subject} ({name}): box without area in the image: {box} (x, y, w, h)")
+
+    kept = np.flatnonzero(is_usable)
+    kept = kept[np.argsort(rows[kept], kind="stable")]
+    return _Objects(rows[kept], boxes[kept], labels[kept], areas[kept], is_crowd[kept])
+
+
+def _read_boxes(entries: list[dict[str, Any]]) -> np.ndarray:
+    """(m, 4) float64 as written, x, y, width, height; NaN where an annotation holds anything but four numbers."""
+    written = [entry.get("bbox") for entry in entries]
+    try:
+        return np.array(written, np.float64).reshape(len(entries), 4)
+    except (TypeError, ValueError):
+        boxes = np.full((len(entries), 4), np.nan)
+        for row, box in enumerate(written):
+            if isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box):
+                boxes[row] = box
+        return boxes
+
+
+def _records(entries: list[dict[str, Any]], objects: _Objects, *, folder: Path) -> list[ImageRecord]:
+    bounds = np.searchsorted(objects.rows, np.arange(len(entries) + 1)).tolist()
+    is_difficult = np.zeros(len(objects.rows), bool)
+    records = []
+    for row, entry in enumerate(entries):
+        own = slice(bounds[row], bounds[row + 1])
+        records.append(
+            ImageRecord(
+                image_id=entry["id"],
+                path=folder / entry["file_name"],
+                height=int(entry["height"]),
+                width=int(entry["width"]),
+                boxes=objects.boxes[own],
+                labels=objects.labels[own],
+                areas=objects.areas[own],
+                is_crowd=objects.is_crowd[own],
+                is_difficult=is_difficult[own],
+                is_ignored=objects.is_crowd[own],
+            )
+        )
+    return records

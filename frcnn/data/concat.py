@@ -1,0 +1,42 @@
+"""Several data sets as one, such as VOC 2007 and 2012."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from torch import Tensor
+
+from frcnn.data.dataset import DetectionDataset
+from frcnn.errors import DataError
+
+
+class ConcatDataset(DetectionDataset):
+    """The images of `parts`, one part after the other.
+
+    All parts have the same class names in the same order; category ids are those of the first part. Problems are
+    reported to the first part's policy (the parts of one split share it).
+    """
+
+    def __init__(self, parts: Sequence[DetectionDataset]) -> None:
+        first = parts[0]
+        for part in parts[1:]:
+            if part.class_names != first.class_names:
+                raise DataError(
+                    f"{part.name} and {first.name} cannot be joined, their classes differ: "
+                    f"{', '.join(part.class_names)} / {', '.join(first.class_names)}; set data.classes"
+                )
+        super().__init__(
+            name=" + ".join(part.name for part in parts),
+            class_names=first.class_names,
+            category_ids=first.category_ids,
+            records=[record for part in parts for record in part.records],
+            problems=first.problems,
+        )
+        self.parts = tuple(parts)
+        self.starts = list(accumulate((len(part) for part in parts[:-1]), initial=0))
+
+    def read_image(self, index: int) -> Tensor:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect_right(self.starts, index) - 1
+        return self.parts[part].read_image(index - self.starts[part])

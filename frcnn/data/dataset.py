@@ -1,0 +1,78 @@
+"""What every data set is: class names, one record an image, and a way to read the pixels."""
+
+from abc import ABC
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from frcnn.data.images import read_image
+from frcnn.data.problems import ErrorPolicy
+from frcnn.errors import DataError
+from frcnn.records import ImageRecord
+
+
+class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are ever made
+    """Annotated images; label k in 1..K is `class_names[k - 1]`, and COCO results call it `category_ids[k - 1]`.
+
+    Annotations are read when the data set is made, pixels when an image is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        records: Sequence[ImageRecord],
+        problems: ErrorPolicy,
+    ) -> None:
+        """
+        Args:
+            name: for messages, such as "voc trainval".
+            category_ids: one for each class name; a COCO file's own ids, 1..K elsewhere.
+            problems: what is done with unusable annotations and images; holds their count.
+
+        Raises:
+            DataError: no image; no class name, an empty one, or one that is there twice.
+        """
+        check_class_names(class_names, source=name)
+        if not records:
+            raise DataError(f"{name}: the data set holds no usable image")
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self.records = records
+        self.problems = problems
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read_image(self, index: int) -> Tensor:
+        """Pixels of image `index` as (3, H, W) uint8 RGB.
+
+        Raises:
+            DataError: the file is missing or broken, or its size is not the annotated one (the boxes would lie wrong).
+        """
+        record = self.records[index]
+        if record.path is None:
+            raise ValueError(f"{self.name}: image {record.image_id} has no file")
+        image = read_image(record.path)
+        height, width = image.shape[1:]
+        if (height, width) != (record.height, record.width):
+            raise DataError(
+                f"{record.path}: the image is {width} x {height} pixels (after its EXIF rotation, if any), but "
+                f"annotated as {record.width} x {record.height}; the boxes would not fit"
+            )
+        return image
+
+
+def check_class_names(class_names: Sequence[str], *, source: str) -> None:
+    """Raise DataError unless there is at least one name, none empty, none twice."""
+    if not class_names:
+        raise DataError(f"{source}: no class names; annotate at least one object or set data.classes")
+    if any(not isinstance(name, str) or not name.strip() for name in class_names):
+        raise DataError(f"{source}: a class name is empty: {list(class_names)}")
+    twice = [name for name, count in Counter(class_names).items() if count > 1]
+    if twice:
+        raise DataError(f"{source}: class names must be unique; more than once: {', '.join(twice)}")

@@ -1,0 +1,141 @@
+"""Reading and preparing images in worker processes, with what goes wrong there told in the main process."""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from frcnn.data.batching import Sample, collate
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.sampler import Key, image_generator
+from frcnn.data.transforms import TestTransform, TrainTransform
+from frcnn.errors import DataError
+from frcnn.structures import Batch
+
+
+class Attempt(NamedTuple):
+    """A sample, or None, and the messages of images that could not be read on the way to it.
+
+    Errors travel as values because the exceptions of a worker reach the main process rewritten, with a traceback in
+    their message.
+    """
+
+    sample: Sample | None
+    problems: tuple[str, ...]
+
+
+class Loaded(NamedTuple):
+    """A batch, or None where no image of it could be read, and the messages of all its samples."""
+
+    batch: Batch | None
+    problems: tuple[str, ...]
+
+
+class TrainSamples(Dataset[Attempt]):
+    """Training samples by (epoch, index); in place of a broken image stands the next that can be read.
+
+    A sample is a function of (seed, epoch, index) and the files. With `on_error: raise` the search ends at the first
+    problem.
+    """
+
+    def __init__(self, dataset: DetectionDataset, transform: TrainTransform, *, seed: int) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> Attempt:
+        epoch, wanted = key
+        problems: list[str] = []
+        for step in range(len(self.dataset)):
+            index = (wanted + step) % len(self.dataset)
+            generator = image_generator(seed=self.seed, epoch=epoch, index=index)
+            try:
+                sample = read_sample(self.dataset, index, partial(self.transform, generator=generator))
+            except DataError as error:
+                problems.append(str(error))
+                if self.dataset.problems.on_error == "raise":
+                    break
+            else:
+                return Attempt(sample, tuple(problems))
+        return Attempt(None, tuple(problems))
+
+
+class EvalSamples(Dataset[Attempt]):
+    """Evaluation samples by (0, index); a broken image gives none."""
+
+    def __init__(self, dataset: DetectionDataset, transform: TestTransform) -> None:
+        self.dataset = dataset
+        self.transform = transform
+
+    def __getitem__(self, key: Key) -> Attempt:
+        try:
+            return Attempt(read_sample(self.dataset, key[1], self.transform), ())
+        except DataError as error:
+            return Attempt(None, (str(error),))
+
+
+def read_sample(dataset: DetectionDataset, index: int, transform: Callable) -> Sample:
+    """Read image `index` and its annotation, and apply `transform(image, boxes)`."""
+    record = dataset.records[index]
+    image, boxes = transform(dataset.read_image(index), torch.from_numpy(record.boxes))
+    return Sample(
+        image=image,
+        boxes=boxes,
+        labels=torch.from_numpy(record.labels),
+        is_ignored=torch.from_numpy(record.is_ignored),
+        original_size=torch.tensor([record.height, record.width]),
+        index=index,
+    )
+
+
+def collate_attempts(attempts: list[Attempt]) -> Loaded:
+    """Batch the samples that are there."""
+    samples = [attempt.sample for attempt in attempts if attempt.sample is not None]
+    problems = tuple(message for attempt in attempts for message in attempt.problems)
+    return Loaded(collate(samples) if samples else None, problems)
+
+
+class BatchLoader(DataLoader):
+    """A DataLoader over Batch that reports unusable images to the data set's policy as their batch arrives.
+
+    Training: iteration never ends and every batch is full. Evaluation: broken images are left out of their batch,
+    and a batch of which nothing is left is None.
+    """
+
+    def __init__(
+        self,
+        samples: TrainSamples | EvalSamples,
+        batches: Iterable[list[Key]],
+        *,
+        workers: int,
+        prefetch: int,
+        pin_memory: bool,
+    ) -> None:
+        super().__init__(
+            samples,
+            batch_sampler=batches,
+            collate_fn=collate_attempts,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            pin_memory=pin_memory,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # else every iteration would draw from, and so change, the global one
+        )
+
+    def __iter__(self) -> Iterator[Batch | None]:
+        policy = self.dataset.dataset.problems
+        for batch, problems in super().__iter__():
+            for message in problems:
+                policy.report(message)
+            if batch is None and isinstance(self.dataset, TrainSamples):
+                raise DataError(f"{self.dataset.dataset.name}: not one image can be read; first: {problems[0]}")
+            yield batch
+
+
+def start_worker(worker: int) -> None:
+    """One thread a worker, and Ctrl-C is left to the main process, which ends the workers in order."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

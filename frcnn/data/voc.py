@@ -1,0 +1,212 @@
+"""Data sets in Pascal VOC layout."""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.problems import ErrorPolicy
+from frcnn.errors import DataError
+from frcnn.records import ImageRecord
+
+
+class VocDataset(DetectionDataset):
+    """Images of one list in ImageSets/Main, in the list's order, those without objects too.
+
+    Coordinates are 1-based and inclusive in the files; they become the continuous edges xmin-1, ymin-1, xmax, ymax
+    and are clipped to the image. A box has no area where xmax <= xmin or ymax <= ymin as written: tools that draw
+    boxes write such points after a stray click, and an object of a single pixel is not known in any data set.
+
+    Reported to `problems`: an XML that is missing, broken, or without an image size leaves out the image; a class
+    that `class_names` does not hold, or a box that is missing or without area, leaves out the object.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        split: str,
+        problems: ErrorPolicy,
+        class_names: Sequence[str] | None = None,
+        difficult: Literal["ignore", "keep", "drop"] = "ignore",
+    ) -> None:
+        """
+        Args:
+            root: folder that holds Annotations, JPEGImages and ImageSets.
+            split: name of the list, without .txt.
+            class_names: label order; None takes the names found in the annotations, sorted.
+            difficult: difficult objects become ignore regions, stay ordinary objects, or are left out. The first two
+                keep their mark `is_difficult`, by which evaluation ignores them.
+
+        Raises:
+            DataError: a missing folder or list.
+        """
+        if class_names is None:
+            class_names = find_class_names(root, split)
+        label_by_name = {name: label for label, name in enumerate(class_names, start=1)}
+        image_paths = _image_paths(root)
+        records = []
+        for image_id in _image_ids(root, split):
+            xml_path = root / "Annotations" / f"{image_id}.xml"
+            try:
+                annotation = _read_annotation(xml_path)
+            except DataError as error:
+                problems.report(str(error))
+                continue
+            path = image_paths.get(image_id) or root / "JPEGImages" / (annotation.file_name or f"{image_id}.jpg")
+            records.append(
+                _record(
+                    image_id,
+                    path,
+                    annotation,
+                    xml_path=xml_path,
+                    label_by_name=label_by_name,
+                    difficult=difficult,
+                    problems=problems,
+                )
+            )
+        super().__init__(
+            name=f"voc {root.name} {split}",
+            class_names=class_names,
+            category_ids=range(1, len(class_names) + 1),
+            records=records,
+            problems=problems,
+        )
+
+
+def find_class_names(root: Path, split: str) -> tuple[str, ...]:
+    """Names of all objects of a split, sorted. Annotations that cannot be read are passed over here."""
+    names: set[str] = set()
+    for image_id in _image_ids(root, split):
+        try:
+            tree = ElementTree.parse(root / "Annotations" / f"{image_id}.xml")
+        except (OSError, ElementTree.ParseError, ValueError):
+            continue
+        names.update((each.findtext("name") or "").strip() for each in tree.getroot().findall("object"))
+    return tuple(sorted(names - {""}))
+
+
+def _image_ids(root: Path, split: str) -> list[str]:
+    """Names of ImageSets/Main/SPLIT.txt; the lists of single classes carry a second column -1, 0 or 1."""
+    folder = root / "ImageSets" / "Main"
+    path = folder / f"{split}.txt"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; a VOC root holds Annotations, JPEGImages and ImageSets/Main")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        there = ", ".join(sorted(each.stem for each in folder.glob("*.txt"))) or "none"
+        raise DataError(f"{path}: no such split; there are: {there}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot read the list of images: {error}") from None
+    names = (re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines)
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _image_paths(root: Path) -> dict[str, Path]:
+    """Files of JPEGImages by their name without suffix, .jpg before any other format of the same name."""
+    folder = root / "JPEGImages"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder (data.*.root is the folder above it)")
+    Image.init()
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if suffix in Image.EXTENSION and (path.stem not in paths or suffix in (".jpg", ".jpeg")):
+            paths[path.stem] = path
+    return paths
+
+
+class _VocObject(NamedTuple):
+    name: str
+    box: tuple[float, ...] | None
+    """As written: xmin, ymin, xmax, ymax; None where one of them is no number."""
+    is_difficult: bool
+
+
+class _Annotation(NamedTuple):
+    file_name: str
+    height: int
+    width: int
+    objects: list[_VocObject]
+
+
+def _read_annotation(path: Path) -> _Annotation:
+    try:
+        root = ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise DataError(f"{path}: annotation file not found") from None
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{path}: broken XML: {error}") from None
+    height, width = _number(root, "size/height"), _number(root, "size/width")
+    if not (height >= 1 and width >= 1):
+        raise DataError(f"{path}: size of the image is missing or 0")
+    objects = []
+    for each in root.findall("object"):  # direct children only: the parts of a person have boxes of their own
+        box = tuple(_number(each, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax"))
+        objects.append(
+            _VocObject(
+                name=(each.findtext("name") or "").strip(),
+                box=box if all(map(math.isfinite, box)) else None,
+                is_difficult=_number(each, "difficult") == 1,
+            )
+        )
+    return _Annotation((root.findtext("filename") or "").strip(), int(height), int(width), objects)
+
+
+def _number(element: ElementTree.Element, path: str) -> float:
+    """The number at `path`, NaN where there is none. VOC 2012 writes some coordinates with decimals."""
+    try:
+        return float(element.findtext(path) or "")
+    except ValueError:
+        return math.nan
+
+
+def _record(
+    image_id: str,
+    path: Path,
+    annotation: _Annotation,
+    *,
+    xml_path: Path,
+    label_by_name: dict[str, int],
+    difficult: str,
+    problems: ErrorPolicy,
+) -> ImageRecord:
+    boxes, labels, is_difficult = [], [], []
+    for number, each in enumerate(annotation.objects, start=1):
+        subject = f"{xml_path}: object {number} ({each.name})"
+        if each.name not in label_by_name:
+            problems.report(f"{subject}: unknown class; the classes are {', '.join(label_by_name)}")
+        elif each.box is None:
+            problems.report(f"{subject}: bndbox is missing or holds no four numbers")
+        else:
+            xmin, ymin, xmax, ymax = each.box
+            left, top = max(xmin - 1, 0.0), max(ymin - 1, 0.0)
+            right, bottom = min(xmax, annotation.width), min(ymax, annotation.height)
+            if xmax <= xmin or ymax <= ymin or right <= left or bottom <= top:
+                written = f"xmin {xmin:g} ymin {ymin:g} xmax {xmax:g} ymax {ymax:g}"
+                problems.report(f"{subject}: box without area in the image: {written}")
+            elif not (each.is_difficult and difficult == "drop"):
+                boxes.append((left, top, right, bottom))
+                labels.append(label_by_name[each.name])
+                is_difficult.append(each.is_difficult)
+    box_array = np.array(boxes, np.float32).reshape(-1, 4)
+    difficult_array = np.array(is_difficult, bool)
+    return ImageRecord(
+        image_id=image_id,
+        path=path,
+        height=annotation.height,
+        width=annotation.width,
+        boxes=box_array,
+        labels=np.array(labels, np.int64),
+        areas=np.prod(box_array[:, 2:] - box_array[:, :2], axis=1, dtype=np.float64),
+        is_crowd=np.zeros(len(boxes), bool),
+        is_difficult=difficult_array,
+        is_ignored=difficult_array & (difficult == "ignore"),
+    )

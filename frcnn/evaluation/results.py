@@ -1,0 +1,134 @@
+"""Detections in COCO's results format: a JSON list of image_id, category_id, bbox (x, y, width, height) and score."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frcnn.errors import DataError
+from frcnn.evaluation.coco import to_xywh
+from frcnn.files import replacing
+from frcnn.records import ImageDetections, ImageRecord
+
+
+def write_results(
+    path: Path,
+    records: Sequence[ImageRecord],
+    detections: Sequence[ImageDetections],
+    *,
+    category_ids: Sequence[int],
+) -> None:
+    """Write the detections of n images, given in the order of `records`, whole or not at all.
+
+    Args:
+        category_ids: label k is written as category_ids[k - 1].
+
+    Numbers are written in full, so that `read_results` gives equal arrays and pycocotools equal scores.
+
+    Raises:
+        DataError: the file cannot be written, or two images have the same id (of joined data sets) and could not be
+            told apart.
+    """
+    _position_by_id(records)
+    results = []
+    for record, found in zip(records, detections, strict=True):
+        columns = zip(to_xywh(found.boxes), found.scores.tolist(), found.labels.tolist(), strict=True)
+        results += [
+            {"image_id": record.image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
+            for box, score, label in columns
+        ]
+    text = "[" + ",\n ".join(json.dumps(result, allow_nan=False) for result in results) + "]\n"
+    try:
+        with replacing(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise DataError(f"{path}: cannot write the detections: {error.strerror or error}") from error
+
+
+def read_results(path: Path, records: Sequence[ImageRecord], *, category_ids: Sequence[int]) -> list[ImageDetections]:
+    """Read detections of the images of `records`, by whatever program they were written.
+
+    Returns:
+        one entry for each record, in their order, each best first; empty where the file has nothing for an image.
+
+    Raises:
+        DataError: names the file and the entry: no such file, broken JSON, a missing key, an image or category that
+            the data set does not have, a box that is not four finite numbers or has a negative side.
+    """
+    position_by_id = _position_by_id(records)
+    label_by_category = {category_id: label for label, category_id in enumerate(category_ids, start=1)}
+    rows: list[list[tuple[list[float], float, int]]] = [[] for _ in records]
+    for number, entry in enumerate(_read_list(path)):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, dict):
+            raise DataError(f"{where}: expected an object with image_id, category_id, bbox and score")
+        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+        if missing:
+            raise DataError(f"{where}: has no {', '.join(missing)}")
+        position = _look_up(position_by_id, entry["image_id"])
+        if position is None:
+            raise DataError(
+                f"{where}: the data set has no image {entry['image_id']!r}; the detections are of other images"
+            )
+        label = _look_up(label_by_category, entry["category_id"])
+        if label is None:
+            raise DataError(
+                f"{where}: the data set has no category {entry['category_id']!r}; it has {list(category_ids)}"
+            )
+        rows[position].append((_read_box(entry["bbox"], where), _read_number(entry["score"], "score", where), label))
+    return [_to_detections(image_rows) for image_rows in rows]
+
+
+def _read_list(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file of detections") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # broken JSON or broken UTF-8
+        raise DataError(f"{path}: not a JSON file: {error}") from error
+    if not isinstance(content, list):
+        raise DataError(f"{path}: expected a list of detections (COCO's results format), not {type(content).__name__}")
+    return content
+
+
+def _position_by_id(records: Sequence[ImageRecord]) -> dict[int | str, int]:
+    positions = {record.image_id: position for position, record in enumerate(records)}
+    if len(positions) < len(records):
+        twice = next(record for position, record in enumerate(records) if positions[record.image_id] != position)
+        raise DataError(f"image id {twice.image_id!r} is there twice; detections could not be told apart in a file")
+    return positions
+
+
+def _look_up(table: dict[Any, int], key: Any) -> int | None:
+    is_hashable = isinstance(key, int | str) and not isinstance(key, bool)
+    return table.get(key) if is_hashable else None
+
+
+def _read_box(value: Any, where: str) -> list[float]:
+    """x, y, width, height -> x1, y1, x2, y2."""
+    if not isinstance(value, list) or len(value) != 4:
+        raise DataError(f"{where}: bbox is {value!r}, expected [x, y, width, height]")
+    x, y, width, height = (_read_number(part, "bbox", where) for part in value)
+    if width < 0 or height < 0:
+        raise DataError(f"{where}: bbox is {value!r}, with a negative width or height")
+    return [x, y, x + width, y + height]
+
+
+def _read_number(value: Any, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where}: {name} holds {value!r}, expected a finite number")
+    return float(value)
+
+
+def _to_detections(rows: list[tuple[list[float], float, int]]) -> ImageDetections:
+    rows = sorted(rows, key=lambda row: -row[1])
+    return ImageDetections(
+        boxes=np.array([box for box, _, _ in rows], np.float32).reshape(-1, 4),
+        scores=np.array([score for _, score, _ in rows], np.float32),
+        labels=np.array([label for _, _, label in rows], np.int64),
+    )

@@ -1,0 +1,178 @@
+"""A trained detector to be used from Python: `frcnn.load(path).predict(images)`."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from frcnn.checkpoint import find_checkpoint, load_checkpoint
+from frcnn.config import Config, parse_config
+from frcnn.data.batching import Sample, collate
+from frcnn.data.images import from_pil, read_image
+from frcnn.data.transforms import TestTransform
+from frcnn.errors import CheckpointError, DataError
+from frcnn.inference.device import find_device
+from frcnn.inference.run import detect_batch
+from frcnn.model.build import build_detector
+from frcnn.model.detector import FasterRCNN
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+"""A file, a PIL image, RGB pixels (H, W, 3) as numpy array, or RGB pixels (3, H, W) as tensor; pixels are uint8."""
+
+
+class Prediction(NamedTuple):
+    """What was found in one image, best first."""
+
+    boxes: np.ndarray
+    """(n, 4) float32 xyxy pixels of the image as it was given, with continuous edges."""
+    scores: np.ndarray
+    """(n,) float32 in 0..1."""
+    labels: np.ndarray
+    """(n,) int64 in 1..K."""
+    class_names: list[str]
+    """n names, one for each detection."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: {"detections": [{"class", "label", "score", "box"}]}; pixels to 2 decimals."""
+        columns = zip(self.class_names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
+        return {
+            "detections": [
+                {
+                    "class": name,
+                    "label": label,
+                    "score": round(score, 4),
+                    "box": [round(edge, 2) for edge in box],
+                }
+                for name, label, score, box in columns
+            ]
+        }
+
+
+class Predictor:
+    """A detector with its classes and preprocessing. Made by `load`."""
+
+    def __init__(
+        self,
+        model: FasterRCNN,
+        config: Config,
+        *,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.model = model.eval()
+        self.config = config
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self.device = device
+        short_side, long_side = config.data.short_side, config.data.long_side
+        self.transform = TestTransform(
+            short_side=config.data.test_short_side or (max(short_side) if isinstance(short_side, list) else short_side),
+            long_side=config.data.test_long_side or long_side,
+        )
+
+    def predict(
+        self, images: ImageLike | Iterable[ImageLike], *, score_threshold: float = 0.5, batch_size: int = 1
+    ) -> list[Prediction]:
+        """Detect objects in images.
+
+        Args:
+            images: one image or several, of any kind of `ImageLike`, of any sizes.
+            score_threshold: in 0..1. Below model.detect.score_threshold of the config (0.05 unless set) there is
+                nothing more to be had.
+            batch_size: images at a time. They share a canvas, so this pays for images of like size on a GPU.
+
+        Returns:
+            one prediction for each image, in order; a list of one for a single image.
+
+        Raises:
+            DataError: names the image that is missing, broken, or no 8-bit RGB.
+        """
+        images_in_order = [images] if isinstance(images, ImageLike) else list(images)
+        predictions = []
+        for start in range(0, len(images_in_order), batch_size):
+            batch = collate([self._sample(image) for image in images_in_order[start : start + batch_size]])
+            for found in detect_batch(self.model, batch, device=self.device):
+                boxes, scores, labels = (column[found.scores >= score_threshold] for column in found)
+                predictions.append(Prediction(boxes, scores, labels, [self.class_names[k - 1] for k in labels]))
+        return predictions
+
+    def _sample(self, image: ImageLike) -> Sample:
+        pixels = to_pixels(image)
+        resized, boxes = self.transform(pixels, torch.zeros(0, 4))
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return Sample(resized, boxes, nothing, nothing.bool(), torch.tensor(pixels.shape[1:]), -1)
+
+
+def load(path: str | Path, *, device: str = "auto") -> Predictor:
+    """Load a trained detector.
+
+    Args:
+        path: a checkpoint, or a run folder (its best checkpoint, else its last).
+        device: auto is the GPU where there is one, else the CPU.
+
+    Raises:
+        CheckpointError: names the file and what is wrong with it.
+        ConfigError: there is no such device.
+    """
+    source = find_checkpoint(Path(path))
+    checkpoint = load_checkpoint(source)
+    config = parse_config(checkpoint["config"], source=str(source))
+    return restore(checkpoint, config, device=find_device(device), source=source)
+
+
+def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device, source: Path) -> Predictor:
+    """The detector of a checkpoint, built by `config`, which may differ from the checkpoint's own in its numbers.
+
+    Raises:
+        CheckpointError: the weights do not fit the model of the config.
+    """
+    model = build_detector(
+        config.model,
+        num_classes=len(checkpoint["class_names"]),
+        mean=config.data.mean,
+        std=config.data.std,
+        pretrained=False,
+    )
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{source}: its weights do not fit the model of the config; an override of model... must not change "
+            f"layers. {error}"
+        ) from None
+    return Predictor(
+        model.to(device),
+        config,
+        class_names=checkpoint["class_names"],
+        category_ids=checkpoint["category_ids"],
+        device=device,
+    )
+
+
+def to_pixels(image: ImageLike) -> Tensor:
+    """The pixels of an image given in any way: (3, H, W) uint8 RGB.
+
+    Raises:
+        DataError: an unreadable file, or pixels of another type or shape.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        try:
+            return from_pil(image)
+        except ValueError as error:
+            raise DataError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise DataError(f"a numpy image must be uint8 RGB (H, W, 3), not {image.dtype} {image.shape}")
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise DataError(f"a tensor image must be uint8 RGB (3, H, W), not {image.dtype} {tuple(image.shape)}")
+        return image.cpu()
+    raise DataError(f"an image is a path, a PIL image, a numpy array or a tensor, not {type(image).__name__}")

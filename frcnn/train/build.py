@@ -1,0 +1,145 @@
+"""From a config to everything a training needs, with every automatic setting settled."""
+
+from dataclasses import dataclass
+
+import torch
+
+from frcnn.config.schema import Config, TrainConfig
+from frcnn.data.build import build_dataset
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.sampler import steps_per_epoch
+from frcnn.errors import ConfigError
+from frcnn.model.build import build_detector
+from frcnn.model.detector import FasterRCNN
+from frcnn.train.distributed import World
+from frcnn.train.optimizer import build_optimizer, parameter_groups
+from frcnn.train.randomness import set_seed
+from frcnn.train.schedule import lr_factor
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts of a training. Everything is counted in optimiser steps."""
+
+    config: Config
+    world: World
+    train_set: DetectionDataset
+    val_set: DetectionDataset
+    model: FasterRCNN
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """Of fp16; passes everything through in other precisions."""
+    steps_per_epoch: int
+    length: int
+    eval_every: int
+    checkpoint_every: int
+
+    def lr(self, step: int) -> float:
+        """Learning rate of the step after `step` others."""
+        train = self.config.train
+        return train.lr * lr_factor(step, length=self.length, **train.schedule.model_dump())
+
+    def is_evaluation_step(self, step: int) -> bool:
+        """After every `eval_every` steps and at the end."""
+        return step > 0 and (step % self.eval_every == 0 or step == self.length)
+
+    def is_checkpoint_step(self, step: int) -> bool:
+        """After every `checkpoint_every` steps, before each evaluation and at the end."""
+        return step > 0 and step % self.checkpoint_every == 0 or self.is_evaluation_step(step)
+
+
+def build_experiment(config: Config, world: World, *, pretrained: bool = True) -> Experiment:
+    """Read the data sets, build the model and its optimiser.
+
+    The validation set is read with the class names of the training set, so that labels mean the same.
+
+    Args:
+        pretrained: False where the weights come from a checkpoint.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: what the user can mend.
+    """
+    check_settings(config.train, world)
+    train_set = build_dataset(config.data, "train")
+    val_set = build_dataset(config.data.model_copy(update={"classes": list(train_set.class_names)}), "val")
+    per_epoch = steps_per_epoch(len(train_set), config.train.batch_size)
+    if per_epoch == 0:
+        raise ConfigError(
+            f"train.batch_size {config.train.batch_size} is more than the {len(train_set)} images of {train_set.name}"
+        )
+
+    set_seed(config.train.seed, rank=0)  # new layers are the same on every rank
+    model = build_detector(
+        config.model,
+        num_classes=len(train_set.class_names),
+        mean=config.data.mean,
+        std=config.data.std,
+        pretrained=pretrained,
+    )
+    train = config.train
+    model.to(world.device)
+    if train.channels_last:
+        model.to(memory_format=torch.channels_last)
+    groups = parameter_groups(
+        model,
+        weight_decay=train.weight_decay,
+        norm_weight_decay=train.norm_weight_decay,
+        bias_weight_decay=train.bias_weight_decay,
+        bias_lr_factor=train.bias_lr_factor,
+    )
+    return Experiment(
+        config=config,
+        world=world,
+        train_set=train_set,
+        val_set=val_set,
+        model=model,
+        optimizer=build_optimizer(groups, kind=train.optimizer, lr=train.lr, momentum=train.momentum),
+        scaler=torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16"),
+        steps_per_epoch=per_epoch,
+        length=train.steps or (train.epochs or 0) * per_epoch,  # one of both is set
+        eval_every=train.eval_every or per_epoch,
+        checkpoint_every=train.checkpoint_every or per_epoch,
+    )
+
+
+def check_settings(train: TrainConfig, world: World) -> None:
+    """Raise ConfigError where settings do not go with this machine."""
+    parts = world.size * train.accumulate
+    if train.batch_size % parts:
+        raise ConfigError(
+            f"train.batch_size {train.batch_size} cannot be split evenly over {world.size} process(es) with "
+            f"train.accumulate {train.accumulate}; make it a multiple of {parts}"
+        )
+    if train.precision == "fp16" and world.device.type != "cuda":
+        raise ConfigError(f"train.precision fp16 needs a GPU, this is {world.device.type}; use bf16 or float32")
+
+
+def describe(experiment: Experiment) -> str:
+    """The settled facts of a training, for the head of its log."""
+    config, train_set, val_set = experiment.config, experiment.train_set, experiment.val_set
+    parameters = [(p.numel(), p.requires_grad) for p in experiment.model.parameters()]
+    trainable = sum(count for count, is_trainable in parameters if is_trainable)
+    frozen = sum(count for count, is_trainable in parameters if not is_trainable)
+    names = ", ".join(train_set.class_names[:10]) + (", ..." if len(train_set.class_names) > 10 else "")
+    settled = {
+        "train.device": experiment.world.device,
+        "train.eval_every": experiment.eval_every,
+        "train.checkpoint_every": experiment.checkpoint_every,
+        "backbone.strides": list(experiment.model.backbone.strides),
+        "data.test_short_side": config.data.test_short_side or largest(config.data.short_side),
+        "data.test_long_side": config.data.test_long_side or config.data.long_side,
+    }
+    return "\n".join(
+        [
+            f"train  {train_set.name}: {len(train_set)} images, {len(train_set.class_names)} classes ({names})",
+            f"val    {val_set.name}: {len(val_set)} images",
+            f"length {experiment.length} steps of {config.train.batch_size} images, "
+            f"{experiment.steps_per_epoch} steps an epoch, {experiment.world.size} process(es)",
+            "auto   " + ", ".join(f"{key}={value}" for key, value in settled.items()),
+            f"model  {trainable / 1e6:.2f} M trainable parameters, {frozen / 1e6:.2f} M frozen",
+        ]
+    )
+
+
+def largest(sides: int | list[int]) -> int:
+    return sides if isinstance(sides, int) else max(sides)

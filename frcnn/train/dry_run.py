@@ -1,0 +1,90 @@
+"""A rehearsal: every part of a training once, on a little data, without touching the run folder."""
+
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from frcnn.checkpoint import load_checkpoint
+from frcnn.config import parse_config
+from frcnn.data.build import build_eval_loader
+from frcnn.errors import TrainingError
+from frcnn.model.build import build_detector
+from frcnn.train.build import Experiment
+from frcnn.train.distributed import gather
+from frcnn.train.metrics import Clock, LossMeter, memory_mib
+from frcnn.train.randomness import set_seed
+from frcnn.train.state import Progress, restore, save_last
+from frcnn.train.trainer import describe_image, parallel, train_loader, train_step
+from frcnn.train.validation import detect_on, draw_examples, measure
+
+NUM_EVALUATED = 2
+"""Batches that are evaluated."""
+
+
+def dry_run(experiment: Experiment) -> list[str]:
+    """One batch through training and some through evaluation, a checkpoint saved and loaded, in a temporary folder.
+
+    Every rank calls it. Returns one line for each thing that was checked, empty on ranks other than 0.
+
+    Raises:
+        TrainingError: the loss is not finite, or the checkpoint did not give back what was saved.
+        UserError: whatever a training would raise.
+    """
+    e, world = experiment, experiment.world
+    checked = []
+
+    model = parallel(e.model, world)
+    model.train()
+    batches = iter(train_loader(e, start_step=0))
+    set_seed(e.config.train.seed, world.rank)
+    meter = LossMeter(world.device, describe_image=lambda index: describe_image(e.train_set, index))
+    losses, images = train_step(model, batches, e, lr=e.lr(0), clock=Clock())
+    meter.add(losses, step=1, images=images)
+    means = meter.read(world)
+    named = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+    checked.append(f"training    one optimiser step of {e.config.train.batch_size} images: {named}")
+    checked.append(f"memory      {memory_mib(world.device):.0f} MiB at most")
+    del batches
+
+    loader = build_eval_loader(
+        e.config.data,
+        e.val_set,
+        batch_size=e.config.eval.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=False,
+    )
+    parts = gather(detect_on(e, islice(loader, NUM_EVALUATED)), world)
+    if world.is_main:
+        detections = {index: found for part in parts for index, found in part.items()}
+        measure(e, detections)
+        draw_examples(e, detections, number=1)
+        checked.append(f"evaluation  {len(detections)} images detected, measured and drawn")
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "last.pt"
+        save_last(path, e, Progress(step=1))
+        if world.is_main:
+            checked.append(f"checkpoint  {path.stat().st_size / 2**20:.0f} MiB saved, loaded and compared")
+            compare(path, e)
+    return checked if world.is_main else []
+
+
+def compare(path: Path, experiment: Experiment) -> None:
+    """Build the detector again from a checkpoint alone; raise TrainingError unless it has the same weights."""
+    checkpoint = load_checkpoint(path)
+    config = parse_config(checkpoint["config"], source=str(path))
+    rebuilt = build_detector(
+        config.model,
+        num_classes=len(checkpoint["class_names"]),
+        mean=config.data.mean,
+        std=config.data.std,
+        pretrained=False,
+    )
+    rebuilt.load_state_dict(checkpoint["model"])
+    restore(checkpoint, experiment, source=path)
+    for name, value in experiment.model.state_dict().items():
+        if not torch.equal(value.cpu(), rebuilt.state_dict()[name]):
+            raise TrainingError(f"the checkpoint did not give back {name} as it was saved")

@@ -1,0 +1,107 @@
+"""Measures of a training: means of the losses, the guard against nan, time and memory."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from frcnn.errors import TrainingError
+from frcnn.structures import Losses
+from frcnn.train.distributed import World, mean_over_ranks
+
+
+class LossMeter:
+    """Means of the losses since the last reading, and the first step whose loss was no finite number.
+
+    Both stay on the device, so that adding a step costs no host sync; reading them does.
+    """
+
+    def __init__(self, device: torch.device, *, describe_image: Callable[[int], str]) -> None:
+        self.sums = torch.zeros(5, device=device)  # the four losses and their total
+        self.num_steps = 0
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.recent: deque[tuple[int, list[int]]] = deque(maxlen=1000)
+        self.describe_image = describe_image
+
+    def add(self, losses: Losses, *, step: int, images: Sequence[int]) -> None:
+        """Add the losses of optimiser step `step` (from 1) on the dataset positions `images`. No host sync on a GPU.
+
+        On the CPU, where looking costs nothing, a loss that is not finite is an error at once.
+        """
+        values = torch.stack([*losses, losses.total]).detach()
+        self.sums += values
+        self.num_steps += 1
+        is_first_bad = ~values.isfinite().all() & (self.bad_step < 0)
+        self.bad_step = torch.where(is_first_bad, torch.full_like(self.bad_step, step), self.bad_step)
+        self.recent.append((step, list(images)))
+        if values.device.type == "cpu":
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Raise TrainingError if a loss since the start was nan or infinite, naming its step and images. Syncs."""
+        bad_step = int(self.bad_step)
+        if bad_step >= 0:
+            images = next((images for step, images in self.recent if step == bad_step), [])
+            names = ", ".join(self.describe_image(index) for index in images)
+            raise TrainingError(
+                f"the loss of step {bad_step} is not finite (images: {names or 'unknown'}). The weights of the last "
+                "checkpoint are sound. A lower train.lr, a longer train.schedule.warmup_steps or "
+                "train.clip_grad_norm helps as a rule; otherwise look at these images' boxes"
+            )
+
+    def read(self, world: World) -> dict[str, float]:
+        """Mean of each loss over the steps since the last reading and over the ranks. Syncs; every rank calls it."""
+        self.check_finite()
+        means = mean_over_ranks(self.sums / max(1, self.num_steps), world).tolist()
+        self.sums.zero_()
+        self.num_steps = 0
+        return dict(zip([*Losses._fields, "loss"], means, strict=True))
+
+
+class Clock:
+    """Seconds of training since the last reading, without those spent in evaluations and checkpoints."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.data_seconds = 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - start
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.data_seconds += time.perf_counter() - start
+
+    def read(self) -> tuple[float, float]:
+        """(seconds of training, of them waiting for data) since the last reading."""
+        now = time.perf_counter()
+        read = now - self.start, self.data_seconds
+        self.start, self.data_seconds = now, 0.0
+        return read
+
+
+def memory_mib(device: torch.device) -> float:
+    """Peak memory of this process in MiB: of the GPU where it trains on one, else resident; 0 where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def mean_losses(losses: Sequence[Losses]) -> Losses:
+    """The mean of the losses of the accumulated parts of one step."""
+    means: list[Tensor] = [torch.stack(parts).mean() for parts in zip(*losses, strict=True)]
+    return Losses(*(mean.detach() for mean in means))

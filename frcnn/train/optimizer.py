@@ -1,0 +1,64 @@
+"""Which parameter is trained with which decay and learning rate."""
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase as BatchOrInstanceNorm
+
+NORM_LAYERS = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    norm_weight_decay: float,
+    bias_weight_decay: float,
+    bias_lr_factor: float,
+) -> list[dict[str, Any]]:
+    """Divide the trainable parameters into weights, norms and biases, each in exactly one group.
+
+    The weight and bias of a norm layer are norms. A parameter shared by two modules counts once, where it is met
+    first. Groups that would be empty are left out; the order of parameters is that of the modules, so that the
+    optimiser's state fits a model that is built again.
+    """
+    norms: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    weights: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            if isinstance(module, NORM_LAYERS):
+                norms.append(parameter)
+            elif name == "bias":
+                biases.append(parameter)
+            else:
+                weights.append(parameter)
+    groups = [
+        {"name": "weights", "params": weights, "weight_decay": weight_decay, "lr_factor": 1.0},
+        {"name": "norms", "params": norms, "weight_decay": norm_weight_decay, "lr_factor": 1.0},
+        {"name": "biases", "params": biases, "weight_decay": bias_weight_decay, "lr_factor": bias_lr_factor},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], *, kind: Literal["sgd", "adamw"], lr: float, momentum: float
+) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW with PyTorch's betas, over the groups of `parameter_groups`."""
+    if kind == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=lr)
+    set_lr(optimizer, lr)
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group `lr` times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]

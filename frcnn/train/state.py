@@ -1,0 +1,135 @@
+"""What a checkpoint knows of a training beside the weights, and how a training goes on from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frcnn.checkpoint import save_checkpoint
+from frcnn.config import Config, dump_config
+from frcnn.errors import CheckpointError, ConfigError
+from frcnn.train.build import Experiment
+from frcnn.train.distributed import gather
+from frcnn.train.randomness import random_state, set_random_state, set_seed
+
+FREE_KEYS = (
+    "data.workers",
+    "data.prefetch",
+    "data.on_error",
+    "train.device",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.num_logged_images",
+    "train.epochs",
+    "train.steps",
+    "eval.batch_size",
+)
+"""Keys that may differ when a run is resumed: they do not change what a step computes. Longer training is allowed;
+the schedule is a function of the length and is then that of the longer one."""
+
+
+@dataclass
+class Progress:
+    """How far a training has come."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    evaluated_step: int = 0
+    """The step of the last evaluation whose result is kept; behind `step` where a run stopped while evaluating."""
+    best_metric: float | None = None
+    best_step: int = 0
+
+
+def save_last(path: Path, experiment: Experiment, progress: Progress) -> None:
+    """Write everything a resume needs; every rank calls it, rank 0 writes."""
+    states = gather(random_state(), experiment.world)
+    if experiment.world.is_main:
+        trainer = {
+            **vars(progress),
+            "optimizer": experiment.optimizer.state_dict(),
+            "scaler": experiment.scaler.state_dict(),
+            "random_states": states,
+            "num_images": len(experiment.train_set),
+        }
+        save_checkpoint(path, {**weights_checkpoint(experiment, progress.step), "trainer": trainer})
+
+
+def weights_checkpoint(experiment: Experiment, step: int) -> dict[str, Any]:
+    """A checkpoint to predict, evaluate and initialise from, without the trainer's state."""
+    return {
+        "format": 1,
+        "model": experiment.model.state_dict(),
+        "config": dump_config(experiment.config),
+        "class_names": list(experiment.train_set.class_names),
+        "category_ids": list(experiment.train_set.category_ids),
+        "step": step,
+    }
+
+
+def restore(checkpoint: dict[str, Any], experiment: Experiment, *, source: Path) -> Progress:
+    """Put weights, optimiser and scaler back; `start_randomness` does the rest once the loader has started.
+
+    Raises:
+        CheckpointError: a checkpoint without trainer state, of other classes, images or number of processes.
+    """
+    trainer = checkpoint.get("trainer")
+    if trainer is None:
+        raise CheckpointError(f"{source} holds weights only; a run cannot go on from it. Use --init-from {source}")
+    world, train_set = experiment.world, experiment.train_set
+    if tuple(checkpoint["class_names"]) != train_set.class_names:
+        raise CheckpointError(
+            f"{source} was trained on the classes {checkpoint['class_names']}, the data now has "
+            f"{list(train_set.class_names)}"
+        )
+    if trainer["num_images"] != len(train_set):
+        raise CheckpointError(
+            f"{source} was trained on {trainer['num_images']} images, {train_set.name} now has {len(train_set)}"
+        )
+    if len(trainer["random_states"]) != world.size:
+        raise CheckpointError(
+            f"{source} was written by {len(trainer['random_states'])} process(es), this is {world.size}: resume "
+            f"with the same number, or start another run by --init-from {source}"
+        )
+    if trainer["step"] > experiment.length:
+        raise CheckpointError(
+            f"{source} stands at step {trainer['step']}, past the {experiment.length} steps that are asked for"
+        )
+    experiment.model.load_state_dict(checkpoint["model"])
+    experiment.optimizer.load_state_dict(trainer["optimizer"])
+    experiment.scaler.load_state_dict(trainer["scaler"])
+    return Progress(**{name: trainer[name] for name in vars(Progress())})
+
+
+def start_randomness(checkpoint: dict[str, Any] | None, experiment: Experiment) -> None:
+    """Set this rank's generators: to the checkpoint's state, or from the seed where there is none."""
+    if checkpoint is None:
+        set_seed(experiment.config.train.seed, experiment.world.rank)
+    else:
+        set_random_state(checkpoint["trainer"]["random_states"][experiment.world.rank])
+
+
+def check_same_config(now: Config, then: Config, *, source: Path) -> None:
+    """Raise ConfigError that lists the keys in which a resumed run's config differs, `FREE_KEYS` aside."""
+    now_keys, then_keys = flatten(dump_config(now)), flatten(dump_config(then))
+    changed = [
+        f"  {key}: {then_keys.get(key)!r} in the run, {now_keys.get(key)!r} now"
+        for key in sorted(now_keys.keys() | then_keys.keys())
+        if key not in FREE_KEYS and now_keys.get(key) != then_keys.get(key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"a run is resumed with its own config, but this one differs from that of {source}:\n"
+            + "\n".join(changed)
+            + "\nTake these back, or start another run (--out, with --init-from for the weights)"
+        )
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,146 @@
+"""Every kind of image file comes out as the right 8-bit RGB, or as an error that names it."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from frcnn.data.images import read_image
+from frcnn.errors import DataError
+
+
+@pytest.fixture
+def rgb():
+    """(32, 48, 3) uint8, smooth, so that JPEG keeps it to a few levels."""
+    y, x = np.mgrid[:32, :48]
+    return np.stack([x * 5, y * 7, 255 - x * 2 - y * 2], axis=2).astype(np.uint8)
+
+
+def as_array(path):
+    image = read_image(path)
+    assert image.dtype == torch.uint8 and image.shape[0] == 3
+    return image.permute(1, 2, 0).numpy().astype(int)
+
+
+def test_png_is_read_exactly(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    assert (as_array(tmp_path / "a.png") == rgb).all()
+
+
+def test_grey_is_repeated(tmp_path, rgb):
+    Image.fromarray(rgb[..., 0]).save(tmp_path / "a.png")
+    assert (as_array(tmp_path / "a.png") == rgb[..., :1]).all()
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        read = as_array(tmp_path / name)[..., 0]
+        assert np.abs(read - values / 257.0).max() <= 0.5, name
+
+
+def test_thirty_two_bit_grey_within_sixteen_bits_is_scaled_and_beyond_is_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 65535, np.int32)).save(tmp_path / "a.tif")
+    assert (as_array(tmp_path / "a.tif") == 255).all()
+    Image.fromarray(np.full((4, 4), 65536, np.int32)).save(tmp_path / "b.tif")
+    with pytest.raises(DataError, match=r"b\.tif.*16 bits"):
+        read_image(tmp_path / "b.tif")
+
+
+def test_float_pixels_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif.*floating-point"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_palette_with_and_without_transparency(tmp_path, rgb):
+    blocks = (rgb // 128) * 255
+    image = Image.fromarray(blocks).quantize(16)
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "clear.png", transparency=bytes([0, 128] + [255] * 14))
+    image.save(tmp_path / "one.gif", transparency=0)
+    for name in ("plain.png", "clear.png", "one.gif"):
+        assert (as_array(tmp_path / name) == blocks).all(), name
+
+
+def test_alpha_is_dropped(tmp_path, rgb):
+    alpha = np.full((32, 48, 1), 10, np.uint8)
+    Image.fromarray(np.concatenate([rgb, alpha], axis=2)).save(tmp_path / "rgba.png")
+    Image.fromarray(np.concatenate([rgb[..., :1], alpha], axis=2), "LA").save(tmp_path / "la.png")
+    assert (as_array(tmp_path / "rgba.png") == rgb).all()
+    assert (as_array(tmp_path / "la.png") == rgb[..., :1]).all()
+
+
+def test_one_bit(tmp_path, rgb):
+    bits = rgb[..., 0] > 100
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    assert (as_array(tmp_path / "a.png") == bits[..., None] * 255).all()
+
+
+def test_cmyk_jpeg_is_not_inverted(tmp_path, rgb):
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(as_array(tmp_path / "a.jpg") - rgb).mean() < 6
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        (2, lambda upright: upright[:, ::-1]),
+        (3, lambda upright: upright[::-1, ::-1]),
+        (4, lambda upright: upright[::-1]),
+        (5, lambda upright: upright.transpose(1, 0, 2)),
+        (6, lambda upright: np.rot90(upright, 1)),
+        (7, lambda upright: upright[::-1, ::-1].transpose(1, 0, 2)),
+        (8, lambda upright: np.rot90(upright, -1)),
+    ],
+)
+def test_exif_orientation(tmp_path, rgb, orientation, stored, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored(rgb))).save(
+        path, exif=exif, **({"quality": 95} if suffix == "jpg" else {})
+    )
+    read = as_array(path)
+    assert read.shape == rgb.shape
+    assert np.abs(read - rgb).mean() < 6
+
+
+def jpeg_bytes(rgb):
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).resize((400, 300)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.97])
+def test_truncated_jpeg_is_an_error(tmp_path, rgb, kept):
+    whole = jpeg_bytes(rgb)
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(DataError, match=r"cut\.jpg: cannot read image"):
+        read_image(path)
+
+
+def test_truncated_png_is_an_error(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a\.png"):
+        read_image(tmp_path / "a.png")
+
+
+def test_missing_empty_foreign_and_folder_are_told_apart(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.jpg: image file not found"):
+        read_image(tmp_path / "gone.jpg")
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(DataError, match=r"empty\.jpg.*is empty"):
+        read_image(tmp_path / "empty.jpg")
+    (tmp_path / "text.jpg").write_text("<html>not found</html>")
+    with pytest.raises(DataError, match=r"text\.jpg.*no known image format"):
+        read_image(tmp_path / "text.jpg")
+    with pytest.raises(DataError, match="cannot read image"):
+        read_image(tmp_path)

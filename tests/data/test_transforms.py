@@ -1,0 +1,141 @@
+"""Resize, flip and jitter, with their boxes, as a function of the generator alone."""
+
+import pytest
+import torch
+from torchvision.transforms import functional as oracle
+
+from frcnn.data.sampler import image_generator
+from frcnn.data.transforms import TestTransform, TrainTransform, flip, resize, resized_size
+
+
+@pytest.fixture
+def image():
+    return torch.randint(0, 256, (3, 6, 8), dtype=torch.uint8).repeat_interleave(10, 1).repeat_interleave(10, 2)
+
+
+BOXES = torch.tensor([[0.0, 0.0, 80.0, 60.0], [10.0, 20.0, 30.0, 50.0]])
+NONE = torch.zeros(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (600, 800)),
+        ((640, 480), (800, 600)),
+        ((100, 400), (250, 1000)),  # the long side limits
+        ((333, 500), (600, 901)),  # 900.9 is rounded up
+        ((427, 640), (600, 899)),  # 899.3 is rounded down
+        ((1, 5000), (1, 1000)),  # never 0
+        ((1200, 1200), (600, 600)),
+    ],
+)
+def test_resized_size(size, expected):
+    assert resized_size(*size, short_side=600, long_side=1000) == expected
+
+
+def test_resized_size_reaches_one_of_its_limits_exactly():
+    for height in range(1, 700, 13):
+        for width in range(1, 700, 11):
+            short, long = sorted(resized_size(height, width, short_side=600, long_side=1000))
+            assert short == 600 and long <= 1000 or long == 1000 and short <= 600
+
+
+def test_resize_filters_as_torchvision_does_for_either_memory_order(image):
+    expected = oracle.resize(image.float(), [23, 31], antialias=True)
+    channels_last = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for each in (image, channels_last):
+        resized = resize(each, (23, 31))
+        assert resized.dtype == torch.uint8
+        assert (resized - expected).abs().max() <= 1  # uint8 weights are rounded
+    assert resize(image, (60, 80)) is image
+
+
+def test_boxes_are_scaled_by_the_real_ratio_of_each_axis(image):
+    resized, boxes = TestTransform(short_side=33, long_side=1000)(image[:, :, :79], BOXES)
+    assert resized.shape == (3, 33, 43)  # 43.45 is rounded
+    expected = BOXES * torch.tensor([43 / 79, 33 / 60, 43 / 79, 33 / 60])
+    assert torch.allclose(boxes, expected)
+
+
+def test_flip_moves_boxes_with_their_pixels():
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    image[:, 4:9, 2:12] = 255
+    flipped, boxes = flip(image, torch.tensor([[2.0, 4.0, 12.0, 9.0]]))
+    x1, y1, x2, y2 = boxes[0].int().tolist()
+    assert (flipped[:, y1:y2, x1:x2] == 255).all() and int((flipped > 0).sum()) == 3 * 50
+    assert torch.equal(flip(flipped, boxes)[1], torch.tensor([[2.0, 4.0, 12.0, 9.0]]))
+
+
+def test_flip_probability(image):
+    never = TrainTransform(short_sides=[60], long_side=100, flip=0.0)
+    always = TrainTransform(short_sides=[60], long_side=100, flip=1.0)
+    sometimes = TrainTransform(short_sides=[60], long_side=100, flip=0.3)
+    flipped = 0
+    for index in range(300):
+
+        def draw(transform, index=index):
+            return transform(image, BOXES, image_generator(seed=0, epoch=0, index=index))[0]
+
+        assert torch.equal(draw(never), image) and torch.equal(draw(always), image.flip(-1))
+        flipped += torch.equal(draw(sometimes), image.flip(-1))
+    assert 60 < flipped < 120
+
+
+def test_short_side_is_drawn_from_the_list(image):
+    transform = TrainTransform(short_sides=[30, 60, 90], long_side=1000, flip=0.0)
+    heights = [transform(image, NONE, image_generator(seed=0, epoch=0, index=i))[0].shape[1] for i in range(60)]
+    assert set(heights) == {30, 60, 90}
+
+
+def test_a_sample_is_a_function_of_the_generator_and_leaves_the_global_one_alone(image):
+    transform = TrainTransform(
+        short_sides=[30, 60], long_side=100, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
+    )
+    state = torch.random.get_rng_state()
+    results = []
+    for _ in range(2):
+        results.append([transform(image, BOXES, image_generator(seed=1, epoch=2, index=i)) for i in range(8)])
+        torch.rand(3)  # the global state moves on in between
+    for (image_a, boxes_a), (image_b, boxes_b) in zip(*results, strict=True):
+        assert torch.equal(image_a, image_b) and torch.equal(boxes_a, boxes_b)
+    torch.random.set_rng_state(state)
+    transform(image, BOXES, image_generator(seed=1, epoch=2, index=0))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_seed_epoch_and_index_each_change_the_draw(image):
+    transform = TrainTransform(short_sides=[60], long_side=100, flip=0.0, brightness=0.5)
+    first = transform(image, NONE, image_generator(seed=0, epoch=0, index=0))[0]
+    for changed in (dict(seed=1, epoch=0, index=0), dict(seed=0, epoch=1, index=0), dict(seed=0, epoch=0, index=1)):
+        assert not torch.equal(first, transform(image, NONE, image_generator(**changed))[0])
+
+
+def test_brightness_stays_in_its_range():
+    grey = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+    transform = TrainTransform(short_sides=[8], long_side=8, flip=0.0, brightness=0.3)
+    levels = [int(transform(grey, NONE, image_generator(seed=0, epoch=0, index=i))[0][0, 0, 0]) for i in range(200)]
+    assert 70 <= min(levels) < 75 and 125 < max(levels) <= 130
+
+
+@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation", "hue"])
+def test_each_jitter_changes_colours_and_nothing_else(image, kind):
+    plain = TrainTransform(short_sides=[60], long_side=100, flip=0.5)
+    jittered = TrainTransform(short_sides=[60], long_side=100, flip=0.5, **{kind: 0.4})
+    for index in range(4):
+        image_a, boxes_a = plain(image, BOXES, image_generator(seed=0, epoch=0, index=index))
+        image_b, boxes_b = jittered(image, BOXES, image_generator(seed=0, epoch=0, index=index))
+        assert torch.equal(boxes_a, boxes_b)
+        assert image_b.dtype == torch.uint8 and image_b.shape == image_a.shape and not torch.equal(image_a, image_b)
+
+
+def test_jitter_comes_in_random_order():
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    transform = TrainTransform(short_sides=[8], long_side=8, flip=0.0, brightness=0.5, contrast=0.5, saturation=0.5)
+    called = []
+    transform.jitter = tuple(
+        (lambda image, factor, name=name: (called.append(name), image)[1], 1.0, 0.5) for name in "bcs"
+    )
+    for index in range(40):
+        transform(image, NONE, image_generator(seed=0, epoch=0, index=index))
+        called.append("|")
+    assert len(set("".join(called).split("|")) - {""}) == 6

@@ -1,0 +1,178 @@
+"""COCO numbers against pycocotools, run by hand on files."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from frcnn.evaluation.coco import METRICS, evaluate_coco
+from frcnn.evaluation.results import read_results, write_results
+from frcnn.records import ImageDetections, ImageRecord
+from tests.evaluation.examples import make_detections, make_record, random_case
+
+
+def by_hand(annotations, results) -> COCOeval:
+    """pycocotools as its documentation shows it: files in, summary out."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def numbers(report):
+    return [-1 if report[name] is None else report[name] for name in METRICS]
+
+
+def write_annotations(path, records, category_ids):
+    """An instances file, with the boxes as COCO has them and difficult objects as crowds."""
+    annotations = []
+    for record in records:
+        for number in range(len(record.boxes)):
+            x1, y1, x2, y2 = record.boxes[number].tolist()
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record.image_id,
+                    "category_id": category_ids[record.labels[number] - 1],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float(record.areas[number]),
+                    "iscrowd": int(record.is_crowd[number] or record.is_difficult[number]),
+                }
+            )
+    images = [{"id": record.image_id, "height": record.height, "width": record.width} for record in records]
+    categories = [{"id": category_id, "name": str(category_id)} for category_id in category_ids]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_pycocotools_on_random_data(seed, tmp_path):
+    records, detections = random_case(seed, num_images=20)
+    category_ids = [3, 7, 90]
+    write_annotations(tmp_path / "truth.json", records, category_ids)
+    write_results(tmp_path / "found.json", records, detections, category_ids=category_ids)
+    expected = by_hand(tmp_path / "truth.json", tmp_path / "found.json")
+    report = evaluate_coco(records, detections, class_names=["a", "b", "c"])
+    assert numbers(report) == expected.stats.tolist()
+    again = read_results(tmp_path / "found.json", records, category_ids=category_ids)
+    assert evaluate_coco(records, again, class_names=["a", "b", "c"]) == report
+
+
+def read_coco(path):
+    """Records of an instances file, read in this test alone; labels by ascending category id."""
+    document = json.loads(path.read_text())
+    category_ids = sorted(category["id"] for category in document["categories"])
+    records = []
+    for image in document["images"]:
+        own = [annotation for annotation in document["annotations"] if annotation["image_id"] == image["id"]]
+        boxes = np.array([annotation["bbox"] for annotation in own], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        is_crowd = np.array([bool(annotation["iscrowd"]) for annotation in own], bool)
+        records.append(
+            ImageRecord(
+                image["id"],
+                None,
+                image["height"],
+                image["width"],
+                boxes,
+                np.array([category_ids.index(annotation["category_id"]) + 1 for annotation in own], np.int64),
+                np.array([annotation["area"] for annotation in own], np.float64),
+                is_crowd,
+                np.zeros(len(own), bool),
+                is_crowd,
+            )
+        )
+    return records, category_ids
+
+
+def disturb(record, rng, num_classes) -> ImageDetections:
+    """Detections as a fair detector would find them: most objects, moved a little, some twice, some strays."""
+    number = len(record.boxes)
+    chosen = rng.integers(0, number, 2 * number) if number else np.zeros(0, int)
+    size = record.boxes[chosen, 2:] - record.boxes[chosen, :2]
+    boxes = record.boxes[chosen] + rng.normal(0, 0.08, (len(chosen), 4)) * np.concatenate([size, size], axis=1)
+    corner = rng.uniform(0, 300, (5, 2))
+    boxes = np.concatenate([boxes, np.concatenate([corner, corner + rng.uniform(8, 200, (5, 2))], axis=1)])
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    labels = np.concatenate([record.labels[chosen], rng.integers(1, num_classes + 1, 5)])
+    scores = rng.random(len(boxes)).round(2)
+    order = np.argsort(-scores, kind="stable")
+    return make_detections(boxes[order], scores[order], labels[order])
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_equals_pycocotools_on_real_annotations(split, shared_path, tmp_path):
+    """Category id gaps, crowds, images without objects; the file as COCO wrote it, the records as we hold them."""
+    annotations = shared_path(f"datasets/coco200/annotations/instances_{split}.json")
+    records, category_ids = read_coco(annotations)
+    assert category_ids[-1] > len(category_ids) and any(record.is_crowd.any() for record in records)
+    rng = np.random.default_rng(0)
+    detections = [disturb(record, rng, len(category_ids)) for record in records]
+    write_results(tmp_path / "found.json", records, detections, category_ids=category_ids)
+    expected = by_hand(annotations, tmp_path / "found.json")
+    report = evaluate_coco(records, detections, class_names=[str(category_id) for category_id in category_ids])
+    assert numbers(report) == expected.stats.tolist()
+    assert 0.1 < report["AP"] < 0.9
+    for k, category_id in enumerate(category_ids):
+        precision = expected.eval["precision"][0, :, k, 0, 2]
+        expected_value = precision.mean() if precision.max() > -1 else None
+        assert report["per_class"][str(category_id)]["AP50"] == expected_value
+
+
+def test_perfect_detections_by_hand():
+    """A small (20 x 20) and a large (100 x 100) object, each found by its own box: every number there is, is 1.
+
+    AR1 allows one detection of each class and image: 1 of the 2 objects, both of one class: 1/2. No medium object.
+    """
+    boxes = [[0, 0, 20, 20], [50, 50, 150, 150]]
+    report = evaluate_coco(
+        [make_record(boxes, [1, 1])], [make_detections(boxes, [0.9, 0.8], [1, 1])], class_names=["a"]
+    )
+    assert [report[name] for name in METRICS] == [
+        pytest.approx(value) if value is not None else None for value in [1, 1, 1, 1, None, 1, 0.5, 1, 1, 1, None, 1]
+    ]
+
+
+def test_areas_are_the_annotated_ones():
+    """A 100 x 100 box whose mask has 500 square pixels is small."""
+    box = [[0, 0, 100, 100]]
+    report = evaluate_coco(
+        [make_record(box, [1], areas=[500.0])], [make_detections(box, [0.9], [1])], class_names=["a"]
+    )
+    assert report["APs"] == pytest.approx(1) and report["APl"] is None
+
+
+@pytest.mark.parametrize("kind", ["crowd", "difficult"])
+def test_ignore_regions_take_any_number_of_detections(kind):
+    """Three better scored detections inside an ignore region: none is wrong."""
+    record = make_record([[0, 0, 30, 30], [50, 50, 150, 150]], [1, 1], **{kind: [1]})
+    inside = [[50, 50, 90, 90], [60, 60, 99, 99], [100, 100, 150, 150]]
+    found = make_detections([*inside, [0, 0, 30, 30]], [0.9, 0.8, 0.7, 0.6], [1] * 4)
+    assert evaluate_coco([record], [found], class_names=["a"])["AP"] == pytest.approx(1)
+
+
+def test_no_detections_are_zero_and_no_objects_are_none(capsys):
+    nothing = make_detections([], [], [])
+    report = evaluate_coco([make_record([[0, 0, 20, 20]], [1])], [nothing], class_names=["a", "b"])
+    assert report["AP"] == 0 and report["AR100"] == 0 and report["APl"] is None
+    assert report["per_class"] == {"a": {"AP": 0.0, "AP50": 0.0}, "b": {"AP": None, "AP50": None}}
+
+    found = make_detections([[0, 0, 9, 9]], [0.9], [1])
+    for records, detections in ([make_record([], [])], [found]), ([make_record([], [])], [nothing]), ([], []):
+        report = evaluate_coco(records, detections, class_names=["a"])
+        assert all(report[name] is None for name in METRICS)
+    assert capsys.readouterr().out == ""
+
+
+def test_names_as_image_ids():
+    """VOC's image ids are names; they give the same numbers."""
+    records, detections = random_case(3)
+    named = [record._replace(image_id=f"image_{record.image_id}") for record in records]
+    names = ["a", "b", "c"]
+    assert evaluate_coco(named, detections, class_names=names) == evaluate_coco(records, detections, class_names=names)

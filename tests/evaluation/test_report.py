@@ -1,0 +1,48 @@
+import json
+
+from frcnn.evaluation.report import evaluate, format_report
+from tests.evaluation.examples import make_detections, make_record, random_case
+
+
+def test_the_report_is_strict_json_and_holds_what_was_measured():
+    records, detections = random_case(1)
+    report = evaluate(records, detections, class_names=["a", "b", "c", "never there"])
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert list(report) == ["coco", "voc", "per_class", "images"]
+    assert len(report["coco"]) == 12 and set(report["voc"]) == {"mAP", "mAP_11point"}
+    assert report["images"] == len(records)
+    assert report["per_class"]["never there"] == {
+        "AP": None,
+        "AP50": None,
+        "voc_AP": None,
+        "voc_AP_11point": None,
+        "objects": 0,
+    }
+    counted = sum((~record.is_difficult & ~record.is_crowd).sum() for record in records)
+    assert sum(row["objects"] for row in report["per_class"].values()) == counted
+
+
+def test_the_table_is_aligned():
+    box = [[0, 0, 20, 20]]
+    report = evaluate([make_record(box, [1])], [make_detections(box, [0.9], [1])], class_names=["red blood cell", "b"])
+    assert format_report(report) == "\n".join(
+        [
+            "images: 1   objects: 1",
+            "",
+            "COCO       AP     AP50     AP75      APs      APm      APl",
+            "        100.0    100.0    100.0    100.0        -        -",
+            "          AR1     AR10    AR100      ARs      ARm      ARl",
+            "        100.0    100.0    100.0    100.0        -        -",
+            "VOC       mAP  11-point",
+            "        100.0     100.0",
+            "",
+            "class           objects       AP     AP50   VOC AP  11-point",
+            "red blood cell        1    100.0    100.0    100.0     100.0",
+            "",
+            "without objects in this data set: b",
+        ]
+    )
+
+
+def test_the_table_of_nothing():
+    assert "images: 0   objects: 0" in format_report(evaluate([], [], class_names=["a"]))

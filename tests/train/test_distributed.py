@@ -1,0 +1,38 @@
+import os
+
+import pytest
+import torch
+
+from frcnn.errors import ConfigError
+from frcnn.train.distributed import World, broadcast, gather, join_world, mean_over_ranks, own_device
+from tests.train.ranks import spawn_ranks
+
+
+def test_a_world_of_one_talks_to_nobody():
+    with join_world("cpu") as world:
+        assert world == World(rank=0, size=1, device=torch.device("cpu"))
+        assert gather("a", world) == ["a"]
+        assert broadcast("a", world) == "a"
+        assert mean_over_ranks(torch.tensor([1.0]), world).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(name):
+    with pytest.raises(ConfigError, match=f"train.device.*{name}"):
+        own_device(name)
+
+
+def talk(rank: int, folder) -> None:
+    with join_world("cpu") as world:
+        gathered = gather({"rank": rank}, world)
+        sent = broadcast("from 0" if rank == 0 else None, world)
+        mean = mean_over_ranks(torch.tensor([float(rank)]), world).item()
+        (folder / str(rank)).write_text(repr((world.rank, world.size, gathered, sent, mean)))
+    assert not torch.distributed.is_initialized()
+
+
+def test_two_ranks_gather_broadcast_and_average(tmp_path):
+    spawn_ranks(talk, tmp_path)
+    assert eval((tmp_path / "0").read_text()) == (0, 2, [{"rank": 0}, {"rank": 1}], "from 0", 0.5)
+    assert eval((tmp_path / "1").read_text()) == (1, 2, [], "from 0", 0.5)
+    assert "RANK" not in os.environ

@@ -1,0 +1,83 @@
+import json
+import math
+
+import pytest
+import torch
+
+from frcnn.errors import TrainingError
+from frcnn.structures import Losses
+from frcnn.train.distributed import World
+from frcnn.train.log import TrainingLog
+from frcnn.train.metrics import LossMeter, mean_losses
+from frcnn.train.run_folder import RunFolder, prepare_folder
+
+WORLD = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def make_losses(*values: float) -> Losses:
+    return Losses(*torch.tensor(values, dtype=torch.float32))
+
+
+def make_meter() -> LossMeter:
+    return LossMeter(WORLD.device, describe_image=lambda index: f"image-{index}.jpg")
+
+
+def test_means_are_over_the_steps_since_the_last_reading():
+    meter = make_meter()
+    meter.add(make_losses(9, 9, 9, 9), step=1, images=[0])
+    meter.read(WORLD)
+    meter.add(make_losses(1, 2, 3, 4), step=2, images=[0])
+    meter.add(make_losses(3, 4, 5, 6), step=3, images=[1])
+    assert meter.num_steps == 2
+    expected = {"rpn_class": 2, "rpn_box": 3, "roi_class": 4, "roi_box": 5, "loss": 14}
+    assert meter.read(WORLD) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_its_step_and_images(bad):
+    meter = make_meter()
+    meter.add(make_losses(1, 2, 3, 4), step=6, images=[1, 2])
+    with pytest.raises(TrainingError, match=r"step 7 .*image-3.jpg, image-4.jpg"):
+        meter.add(make_losses(1, bad, 3, 4), step=7, images=[3, 4])
+
+
+def test_the_first_bad_step_is_the_one_that_is_told_later():
+    """As on a GPU, where nobody looks at once."""
+    meter = make_meter()
+    meter.check_finite = lambda: None
+    for step, value in enumerate([1.0, math.nan, math.nan], start=1):
+        meter.add(make_losses(1, 1, 1, value), step=step, images=[step])
+    with pytest.raises(TrainingError, match=r"step 2 .*image-2.jpg"):
+        LossMeter.check_finite(meter)
+
+
+def test_the_losses_of_accumulated_parts_are_averaged():
+    mean = mean_losses([make_losses(1, 2, 3, 4), make_losses(3, 2, 1, 0)])
+    assert [value.item() for value in mean] == [2, 2, 2, 2]
+
+
+def test_entries_are_lines_of_json_and_nan_is_null(tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    prepare_folder(folder, overwrite=False)
+    log = TrainingLog(folder, world=WORLD, length=10, step=0)
+    log.entry(1, {"loss": 0.123456789, "eval/AP": math.nan})
+    values = {name: 1.0 for name in Losses._fields} | {"loss": 4.0, "lr": 1e-3, "epoch": 0.5, "images_per_second": 3.0}
+    log.progress(5, values | {"memory_mib": 100.0}, seconds_per_step=12.0)
+    log.message("hello")
+    log.close()
+    assert json.loads(folder.metrics.read_text()) == {"step": 1, "loss": 0.1234568, "eval/AP": None}
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    output = capsys.readouterr()
+    assert output.out == "hello\n"
+    assert output.err.count("\n") == 1
+    assert "step 5/10" in output.err and "ETA 0:01:00" in output.err
+
+
+def test_other_ranks_are_silent(tmp_path, capsys):
+    log = TrainingLog(RunFolder(tmp_path), world=WORLD._replace(rank=1), length=10, step=0)
+    log.entry(1, {"loss": 1.0})
+    log.message("hello")
+    log.advance()
+    log.close()
+    assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import nn
+
+from frcnn.train.optimizer import build_optimizer, parameter_groups, set_lr
+
+DECAYS = {"weight_decay": 0.5, "norm_weight_decay": 0.25, "bias_weight_decay": 0.125, "bias_lr_factor": 2.0}
+
+
+def make_model() -> nn.Module:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+        nn.LayerNorm(5),
+        nn.Linear(5, 2),
+    )
+    model[6].requires_grad_(False)
+    model.scale = nn.Parameter(torch.ones(()))
+    return model
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group():
+    model = make_model()
+    groups = {group["name"]: group for group in parameter_groups(model, **DECAYS)}
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    members = {key: sorted(names[parameter] for parameter in group["params"]) for key, group in groups.items()}
+    assert members == {
+        "weights": ["0.weight", "4.weight", "scale"],
+        "norms": ["1.bias", "1.weight", "2.bias", "2.weight", "5.bias", "5.weight"],
+        "biases": ["0.bias", "4.bias"],
+    }
+    assert [groups[key]["weight_decay"] for key in ("weights", "norms", "biases")] == [0.5, 0.25, 0.125]
+
+
+def test_a_shared_parameter_counts_once_and_empty_groups_are_left_out():
+    shared = nn.Linear(2, 2, bias=False)
+    groups = parameter_groups(nn.Sequential(shared, shared), **DECAYS)
+    assert [(group["name"], len(group["params"])) for group in groups] == [("weights", 1)]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_biases_run_with_their_own_learning_rate(kind):
+    optimizer = build_optimizer(parameter_groups(make_model(), **DECAYS), kind=kind, lr=1.0, momentum=0.9)
+    set_lr(optimizer, 0.3)
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups} == pytest.approx(
+        {"weights": 0.3, "norms": 0.3, "biases": 0.6}
+    )
+
+
+def test_the_learning_rate_reaches_the_weights():
+    layer = nn.Linear(1, 1)
+    before = [parameter.detach().clone() for parameter in layer.parameters()]
+    groups = parameter_groups(layer, **(DECAYS | {"weight_decay": 0.0, "bias_weight_decay": 0.0}))
+    optimizer = build_optimizer(groups, kind="sgd", lr=1.0, momentum=0.0)
+    set_lr(optimizer, 0.25)
+    layer(torch.ones(1, 1)).sum().backward()
+    optimizer.step()
+    steps = [(old - new).item() for old, new in zip(before, layer.parameters(), strict=True)]
+    assert steps == pytest.approx([0.25, 0.5])
+
+
+def test_sgd_decays_each_group_by_its_own_factor():
+    layer = nn.Linear(2, 2)
+    before = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
+    optimizer = build_optimizer(parameter_groups(layer, **DECAYS), kind="sgd", lr=0.1, momentum=0.0)
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight, before["weight"] * (1 - 0.1 * 0.5))
+    torch.testing.assert_close(layer.bias, before["bias"] * (1 - 0.1 * 2 * 0.125))

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+import torch
+
+from frcnn.errors import ConfigError, TrainingError
+from frcnn.train.run_folder import (
+    RunFolder,
+    cut_metrics,
+    prepare_folder,
+    refuse_overwriting,
+    remove_leftovers,
+    write_environment,
+    writing,
+)
+
+
+@pytest.mark.parametrize("trace", ["checkpoints/last.pt", "config.yaml", "metrics.jsonl", "eval.json"])
+def test_a_folder_that_holds_a_run_is_refused(tmp_path, trace):
+    folder = RunFolder(tmp_path / "run")
+    (folder.path / trace).parent.mkdir(parents=True)
+    (folder.path / trace).write_text("old")
+    with pytest.raises(ConfigError, match=r"already holds a run.*--resume.*--out.*--overwrite"):
+        refuse_overwriting(folder)
+    with pytest.raises(ConfigError):
+        prepare_folder(folder, overwrite=False)
+    assert (folder.path / trace).read_text() == "old"
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+    folder = RunFolder(tmp_path)
+    prepare_folder(folder, overwrite=False)
+    for name in ("config.yaml", "events.out.tfevents.1", "checkpoints/last.pt", "images/step_1_0.jpg", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    prepare_folder(folder, overwrite=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "images", "notes.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write to the run folder .*file/run.*--out"):
+        prepare_folder(RunFolder(tmp_path / "file" / "run"), overwrite=False)
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with (
+        pytest.raises(TrainingError, match="metrics.jsonl: No space left on device"),
+        writing(tmp_path / "metrics.jsonl"),
+    ):
+        raise OSError(28, "No space left on device")
+
+
+def test_what_a_kill_left_of_a_write_is_removed(tmp_path):
+    folder = RunFolder(tmp_path)
+    prepare_folder(folder, overwrite=False)
+    folder.last.write_text("whole")
+    for path in (tmp_path / ".eval.json.7.tmp", folder.last.with_name(".last.pt.7.tmp")):
+        path.write_text("part")
+    remove_leftovers(folder)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["last.pt"]
+
+
+def test_metrics_after_the_checkpoint_are_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    entries = [
+        {"step": 10, "loss": 1.0},
+        {"step": 10, "eval/AP": 0.1},
+        {"step": 20, "loss": 0.9},
+        {"step": 20, "eval/AP": 0.2},
+        {"step": 30, "loss": 0.8},
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"step": 31, "lo')
+    cut_metrics(path, step=20, evaluated_step=10)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == entries[:3]
+
+
+def test_metrics_that_do_not_exist_are_no_error(tmp_path):
+    cut_metrics(tmp_path / "metrics.jsonl", step=1, evaluated_step=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_keeps_the_first_start_and_adds_the_later_ones(tmp_path):
+    path = tmp_path / "env.json"
+    device = torch.device("cpu")
+    write_environment(path, seed=3, device=device, world_size=1, is_resumed=False)
+    first = json.loads(path.read_text())
+    assert {"python", "torch", "torchvision", "frcnn", "numpy", "platform", "git_commit", "command"} <= first.keys()
+    assert (first["seed"], first["device"], first["world_size"]) == (3, "cpu", 1)
+    write_environment(path, seed=3, device=device, world_size=2, is_resumed=True)
+    second = json.loads(path.read_text())
+    assert [start["world_size"] for start in second.pop("resumed")] == [2]
+    assert second == first
