@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def cell_anchors(
-    sizes: Sequence[float], ratios: Sequence[float], *, rounding: str = "none"
-) -> Tensor:
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, rounding: str = "none") -> Tensor:
     """Anchors around the origin, one for each ratio and size: (len(ratios) * len(sizes), 4) float32.
 
     All anchors of one size have the area size**2; a ratio is height / width. Ratios vary slowest. With rounding

@@ -121,9 +121,7 @@ def _bind_stages(model: ModelConfig) -> Stages:
     )
 
 
-def _build_roi_head(
-    roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | None, *, num_classes: int
-) -> RoiHead:
+def _build_roi_head(roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | None, *, num_classes: int) -> RoiHead:
     pooling = RoiPooling(
         kind=roi.pooling.kind,
         size=roi.pooling.size,
@@ -133,6 +131,8 @@ def _build_roi_head(
         canonical_size=roi.pooling.canonical_size,
         canonical_level=roi.pooling.canonical_level,
     )
+    if roi.head.kind == "vgg_fc" and roi.pooling.size != 7:
+        raise ConfigError(f"model.roi.pooling.size is {roi.pooling.size}, but fc6 of vgg_fc takes 7 x 7 bins")
     head = trunk_head
     if head is None:
         head = TwoFcHead(
@@ -156,6 +156,8 @@ def _sizes_per_level(model: ModelConfig, *, num_levels: int) -> list[list[float]
             f"model.anchors.sizes has {len(sizes)} lists for {num_levels} levels of model.backbone; "
             "give one list a level, or one for all of them"
         )
+    if len({len(level) for level in sizes}) != 1:
+        raise ConfigError(f"model.anchors.sizes: every level needs the same number of sizes, not {sizes}")
     return [list(level) for level in sizes]
 
 

@@ -23,15 +23,16 @@ def assign_levels(
 
     Args:
         boxes: (..., 4).
-        strides: of the pooled maps, rising, each twice the one before.
+        strides: of the pooled maps, powers of two, each twice the one before. Where several maps share one stride
+            (torchvision's MobileNetV3 pyramid) the first of them serves.
 
     Returns:
         (...) int64 position in `strides`; 0 for a box without area.
     """
-    finest = strides[0].bit_length() - 1
+    finest, coarsest = strides[0].bit_length() - 1, strides[-1].bit_length() - 1
     side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).sqrt()
     level = torch.floor(canonical_level + torch.log2(side / canonical_size) + 1e-6)
-    return level.clamp(finest, finest + len(strides) - 1).to(torch.int64) - finest
+    return level.clamp(finest, coarsest).to(torch.int64) - finest
 
 
 def roi_pool(features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides: Sequence[int], size: int) -> Tensor:

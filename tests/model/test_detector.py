@@ -105,7 +105,9 @@ def detect_with(logits, deltas, boxes, **settings):
         "pre_nms_top_n": 100,
         "min_box_size": 0.01,
     }
-    proposals = Proposals(torch.tensor([boxes]), torch.zeros(1, len(boxes)), torch.ones(1, len(boxes), dtype=torch.bool))
+    proposals = Proposals(
+        torch.tensor([boxes]), torch.zeros(1, len(boxes)), torch.ones(1, len(boxes), dtype=torch.bool)
+    )
     return detect(torch.tensor([logits]), deltas, proposals, torch.tensor([[100, 100]]), **(arguments | settings))
 
 
@@ -163,12 +165,17 @@ def test_an_image_gives_the_same_features_alone_and_padded():
     torch.testing.assert_close(normalised[0, 0], (red - MEAN[0]) / STD[0])
 
 
+VGG = {"backbone": {"name": "vgg16", "weights": None, "norm": "bn", "frozen_stages": 0}, "anchors": {"sizes": [64.0]}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"backbone": FPN["backbone"] | {"norm": "frozen_bn"}}, "frozen_bn"),
         ({"backbone": FPN["backbone"] | {"frozen_stages": 1}}, "frozen_stages"),
         ({"anchors": {"sizes": [[32.0], [64.0]]}}, "2 lists for 5 levels"),
+        ({"anchors": {"sizes": [[32.0, 40.0], [64.0], [8.0], [8.0], [8.0]]}}, "same number of sizes"),
+        (VGG | {"roi": {"head": {"kind": "vgg_fc"}, "pooling": {"size": 8}}}, "7 x 7 bins"),
     ],
 )
 def test_settings_that_do_not_go_together(change, message):

@@ -62,9 +62,7 @@ def theirs(images):
 def images(shared_path):
     folder = shared_path("datasets/coco200/val2017")
     paths = sorted(folder.glob("*.jpg"))[: len(SIZES)]
-    return [
-        F.resize(read_image(path), list(size), antialias=True) for path, size in zip(paths, SIZES, strict=True)
-    ]
+    return [F.resize(read_image(path), list(size), antialias=True) for path, size in zip(paths, SIZES, strict=True)]
 
 
 def pad(images):

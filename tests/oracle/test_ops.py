@@ -117,9 +117,7 @@ def test_roi_align_on_one_map_equals_torchvision(aligned, sampling_ratio, size):
     feature = torch.randn(2, 8, 20, 22, requires_grad=True)
     rois = as_rois(hard_boxes(60))
     level = torch.zeros(60, dtype=torch.int64)
-    ours = roi_align(
-        [feature], rois, level, strides=(16,), size=size, sampling_ratio=sampling_ratio, aligned=aligned
-    )
+    ours = roi_align([feature], rois, level, strides=(16,), size=size, sampling_ratio=sampling_ratio, aligned=aligned)
     ratio = sampling_ratio or -1
     theirs = torchvision.ops.roi_align(feature, rois, size, 1 / 16, ratio, aligned)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -136,9 +134,7 @@ def test_roi_align_on_a_pyramid_equals_torchvision(sampling_ratio):
     rois = as_rois(boxes)
     level = assign_levels(boxes, strides=STRIDES)
     assert set(level.tolist()) == {0, 1, 2, 3}, "the boxes should use every level"
-    ours = roi_align(
-        features, rois, level, strides=STRIDES, size=7, sampling_ratio=sampling_ratio, aligned=False
-    )
+    ours = roi_align(features, rois, level, strides=STRIDES, size=7, sampling_ratio=sampling_ratio, aligned=False)
     pooler = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio or -1)
     by_image = [boxes[rois[:, 0] == image] for image in range(2)]
     theirs = pooler(dict(zip("0123", features, strict=True)), by_image, [(320, 352)] * 2)

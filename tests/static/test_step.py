@@ -13,7 +13,9 @@ def test_the_step_runs_without_data(kind):
     """`.item()`, `nonzero` and data-dependent shapes raise under FakeTensorMode: a host-sync test without a GPU."""
     detector, batch = small_detector(ALL[kind]), random_batch()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = Batch(*(mode.from_tensor(t) for t in batch[:-1]), GroundTruth(*map(mode.from_tensor, batch.ground_truth)))
+        fake = Batch(
+            *(mode.from_tensor(t) for t in batch[:-1]), GroundTruth(*map(mode.from_tensor, batch.ground_truth))
+        )
         losses = detector.forward_train(fake)
         losses.total.backward()
         detections = detector.eval().forward_detect(fake.images, fake.image_sizes)
