@@ -130,8 +130,6 @@ class DataConfig(Section):
         short, long = self.test_short_side or max(sides), self.test_long_side or self.long_side
         if short > long:
             raise ValueError(f"at test the short side {short} is above the long side {long}")
-        if self.classes is not None and (not self.classes or len(set(self.classes)) < len(self.classes)):
-            raise ValueError("classes must be a list of different names, or null")
         return self
 
 

@@ -43,7 +43,8 @@ def find_classes(data: DataConfig) -> list[str]:
     sources = [*_train_sources(data), data.val]
     declared = {name: names for name, names in map(_declared_classes, sources) if names}
     if not declared:
-        return sorted({name for source in sources for name in voc.find_class_names(source.root, source.split)})
+        voc_sources = [source for source in sources if isinstance(source, VocSource)]
+        return sorted({name for source in voc_sources for name in voc.find_class_names(source.root, source.split)})
     (first, class_names), *others = declared.items()
     for other, names in others:
         if names != class_names:

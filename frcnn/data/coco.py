@@ -178,7 +178,6 @@ def _usable_objects(
     areas = np.where(np.isfinite(areas), areas, widths.astype(np.float64) * heights)
 
     is_usable = (rows >= 0) & (labels > 0) & has_area
-    unlisted: set[int] = set()
     for position in np.flatnonzero(~is_usable & (rows != LEFT_OUT)).tolist():
         entry = entries[position]
         image_id, category_id = entry.get("image_id"), entry.get("category_id")
@@ -189,9 +188,7 @@ def _usable_objects(
             problems.report(f"{subject}: there is no category {category_id}")
         elif labels[position] == 0:
             name = f"category {name_by_id[category_id]!r} (id {category_id})"
-            if category_id not in unlisted:
-                problems.report(f"{path}: {name} is annotated but not in data.classes")
-            unlisted.add(category_id)
+            problems.report(f"{path}: {name} is annotated but not in data.classes")
         else:
             name, box = name_by_id[category_id], entry.get("bbox")
             problems.report(f"{subject} ({name}): box without area in the image: {box} (x, y, w, h)")

@@ -63,5 +63,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             raise ValueError("grey values beyond 16 bits have no known range; store the image with 8 or 16 bits")
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = image.convert("RGBA")  # straight to RGB, PIL warns of the lost transparency
     return image.convert("RGB")

@@ -124,14 +124,15 @@ class BatchLoader(DataLoader):
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # else every iteration would draw from, and so change, the global one
         )
+        self.samples = samples
 
     def __iter__(self) -> Iterator[Batch | None]:
-        policy = self.dataset.dataset.problems
+        dataset = self.samples.dataset
         for batch, problems in super().__iter__():
             for message in problems:
-                policy.report(message)
-            if batch is None and isinstance(self.dataset, TrainSamples):
-                raise DataError(f"{self.dataset.dataset.name}: not one image can be read; first: {problems[0]}")
+                dataset.problems.report(message)
+            if batch is None and isinstance(self.samples, TrainSamples):
+                raise DataError(f"{dataset.name}: not one image can be read; first: {problems[0]}")
             yield batch
 
 

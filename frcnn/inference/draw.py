@@ -149,11 +149,11 @@ def _draw_dashed(pen: ImageDraw.ImageDraw, box: list[float], colour: Colour, lin
     x1, y1, x2, y2 = _covered_pixels(box)
     pen.rectangle((x1, y1, x2, y2), outline="black", width=line)
     dash = 4 * line + 2
-    for start in np.arange(x1, x2, 2 * dash):
+    for start in range(x1, x2, 2 * dash):
         end = min(start + dash, x2)
         pen.rectangle((start, y1, end, y1 + line - 1), fill=colour)
         pen.rectangle((start, max(y1, y2 - line + 1), end, y2), fill=colour)
-    for start in np.arange(y1, y2, 2 * dash):
+    for start in range(y1, y2, 2 * dash):
         end = min(start + dash, y2)
         pen.rectangle((x1, start, x1 + line - 1, end), fill=colour)
         pen.rectangle((max(x1, x2 - line + 1), start, x2, end), fill=colour)

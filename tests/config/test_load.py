@@ -180,7 +180,7 @@ class TestOverrides:
         ("data.short_side=-4", "data.short_side: must be greater than 0, found -4"),
         ("data.short_side=4000", "data: short_side 4000 is above long_side 1000"),
         ("data.mean=[1, 2]", "data.mean.2: is missing"),
-        ("data.classes=[a, a]", "data: classes must be a list of different names, or null"),
+        ("data.classes=[a, 1]", "data.classes.1: expected text, found 1"),
         ("model.anchors.sizes=[[a]]", 'model.anchors.sizes.0.0: expected a number, found "a"'),
         ("model.rpn.iou_negative=0.9", "model.rpn: iou_negative 0.9 is above iou_positive 0.7"),
         ("model.roi.iou_negative_low=0.9", "model.roi: iou_negative_low 0.9 is above iou_positive 0.5"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frcnn.config import yaml_text
@@ -45,6 +45,7 @@ def test_scalars_are_what_they_look_like(text, value):
     assert read == [value] and type(read[0]) is type(value)
 
 
+@settings(deadline=None)
 @given(plain)
 def test_what_is_written_reads_back_equal(value):
     assert yaml_text.read(yaml_text.write({"key": value})) == {"key": value}

@@ -56,7 +56,7 @@ def test_float_pixels_are_refused(tmp_path):
         read_image(tmp_path / "a.tif")
 
 
-def test_palette_with_and_without_transparency(tmp_path, rgb):
+def test_palette_with_and_without_transparency(tmp_path, rgb, recwarn):
     blocks = (rgb // 128) * 255
     image = Image.fromarray(blocks).quantize(16)
     image.save(tmp_path / "plain.png")
@@ -64,6 +64,7 @@ def test_palette_with_and_without_transparency(tmp_path, rgb):
     image.save(tmp_path / "one.gif", transparency=0)
     for name in ("plain.png", "clear.png", "one.gif"):
         assert (as_array(tmp_path / name) == blocks).all(), name
+    assert not recwarn.list
 
 
 def test_alpha_is_dropped(tmp_path, rgb):

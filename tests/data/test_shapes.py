@@ -27,7 +27,8 @@ def test_images_and_annotation_repeat_themselves(dataset):
 
 def test_another_seed_is_another_set(dataset):
     other = make(num_images=4, seed=1)
-    assert not any(torch.equal(other.read_image(index), dataset.read_image(index)) for index in range(4))
+    for index in range(4):
+        assert (other.read_image(index) != dataset.read_image(index)).float().mean() > 0.8  # other grounds too
 
 
 def test_no_global_randomness(dataset):

@@ -61,8 +61,8 @@ def test_flip_moves_boxes_with_their_pixels():
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     image[:, 4:9, 2:12] = 255
     flipped, boxes = flip(image, torch.tensor([[2.0, 4.0, 12.0, 9.0]]))
-    x1, y1, x2, y2 = boxes[0].int().tolist()
-    assert (flipped[:, y1:y2, x1:x2] == 255).all() and int((flipped > 0).sum()) == 3 * 50
+    assert boxes.tolist() == [[18, 4, 28, 9]]
+    assert (flipped[:, 4:9, 18:28] == 255).all() and int((flipped > 0).sum()) == 3 * 50
     assert torch.equal(flip(flipped, boxes)[1], torch.tensor([[2.0, 4.0, 12.0, 9.0]]))
 
 

@@ -61,8 +61,8 @@ def test_builds(path):
 
 
 def test_schema_file_is_up_to_date():
-    written = json.loads((CONFIGS / "schema.json").read_text())
-    assert written == json_schema(), "run: frcnn schema --out configs/schema.json"
+    is_up_to_date = json.loads((CONFIGS / "schema.json").read_text()) == json_schema()
+    assert is_up_to_date, "run: frcnn schema --out configs/schema.json"
 
 
 def _check_keys(value, node, definitions):

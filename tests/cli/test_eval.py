@@ -1,0 +1,122 @@
+import json
+
+import pytest
+
+from frcnn.checkpoint import load_checkpoint
+from frcnn.cli.eval import main
+from frcnn.cli.run import guarded
+from frcnn.config import parse_config, to_yaml
+from frcnn.data.build import build_dataset
+from frcnn.errors import TrainingError
+from frcnn.evaluation.results import write_results
+from frcnn.records import ImageDetections
+from tests.inference.trained import raw_config, save_small_checkpoint
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    save_small_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    return tmp_path / "run"
+
+
+def read(path):
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))
+
+
+def test_a_run_folder_and_its_saved_detections(run_folder, tmp_path, capsys):
+    assert main([str(run_folder), "--save-detections"]) == 0
+    output = capsys.readouterr()
+    assert "AP50" in output.out and output.err == ""
+    report = read(run_folder / "eval.json")
+    assert report["images"] == 3 and report["step"] == 7 and report["checkpoint"].endswith("best.pt")
+
+    saved = run_folder / "detections.json"
+    assert len(read(saved)) > 0
+    (tmp_path / "config.yaml").write_text(to_yaml(parse_config(raw_config(), source="test")))
+    for source in (run_folder, tmp_path / "config.yaml"):
+        assert main([str(source), "--detections", str(saved)]) == 0
+        again = read(run_folder / "detections_eval" / "eval.json")
+        assert {key: again[key] for key in ("coco", "voc", "per_class", "images")} == {
+            key: report[key] for key in ("coco", "voc", "per_class", "images")
+        }
+        assert again["detections"] == str(saved)
+
+
+def test_perfect_detections_by_a_config_alone(tmp_path, capsys):
+    config = parse_config(raw_config(), source="test")
+    dataset = build_dataset(config.data, "val")
+    perfect = [ImageDetections(record.boxes, 1 - 0 * record.boxes[:, 0], record.labels) for record in dataset.records]
+    write_results(tmp_path / "found.json", dataset.records, perfect, category_ids=dataset.category_ids)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert main([str(tmp_path / "config.yaml"), "--detections", str(tmp_path / "found.json")]) == 0
+    report = read(tmp_path / "found_eval" / "eval.json")
+    assert report["coco"]["AP"] == pytest.approx(1) and report["voc"]["mAP_11point"] == pytest.approx(1)
+
+
+def test_overrides_and_out(run_folder, tmp_path):
+    last = save_small_checkpoint(run_folder / "checkpoints" / "last.pt")
+    assert main([str(last), "data.val.num_images=2", "--out", str(tmp_path / "out"), "eval.batch_size=2"]) == 0
+    assert read(tmp_path / "out" / "eval.json")["images"] == 2
+    assert main([str(last)]) == 0
+    assert read(run_folder / "checkpoints" / "last_eval" / "eval.json")["images"] == 3
+
+
+def test_another_format_with_other_classes(run_folder, tmp_path, capsys):
+    """The old format's keys go with it; classes that the checkpoint does not know are an error."""
+    annotations = tmp_path / "instances.json"
+    categories = [{"id": 5, "name": "zebra"}]
+    images = [{"id": 1, "file_name": "1.jpg", "height": 5, "width": 5}]
+    annotations.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
+    overrides = ["data.val.format=coco", f"data.val.images={tmp_path}", f"data.val.annotations={annotations}"]
+    assert main([str(run_folder), *overrides]) == 2
+    message = capsys.readouterr().err
+    assert "instances.json" in message and "best.pt knows the classes" in message and "zebra" in message
+    assert main([str(run_folder), "data.classes=[zebra]"]) == 2
+    assert "data.classes cannot be ['zebra']" in capsys.readouterr().err
+
+
+def test_unusable_arguments(run_folder, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(to_yaml(parse_config(raw_config(), source="test")))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken.json").write_text("[{")
+    best = run_folder / "checkpoints" / "best.pt"
+    for arguments, message in [
+        ([tmp_path / "none"], "no such run folder or checkpoint"),
+        ([tmp_path], "holds no run"),
+        ([tmp_path / "file"], "cut short or damaged"),
+        ([tmp_path / "config.yaml"], "holds no model"),
+        ([run_folder, "data.vall.format=coco"], "data.vall"),
+        ([run_folder, "train.device=gpu"], "'gpu' is no device"),
+        ([run_folder, "model.roi.head.channels=32"], "must not change layers"),
+        ([run_folder, "--detections", tmp_path / "none.json"], "no such file"),
+        ([run_folder, "--detections", tmp_path / "broken.json"], "not a JSON file"),
+        ([best, "--out", tmp_path / "file"], "choose another folder by --out"),
+    ]:
+        assert main([str(argument) for argument in arguments]) == 2
+        output = capsys.readouterr()
+        assert output.err.startswith("error: ") and message in output.err and "Traceback" not in output.err
+    with pytest.raises(SystemExit) as stop:
+        main([str(best), "--detections", "x.json", "--save-detections"])
+    assert stop.value.code == 2
+
+
+def test_a_checkpoint_is_not_changed_by_an_evaluation(run_folder):
+    best = run_folder / "checkpoints" / "best.pt"
+    before = best.read_bytes()
+    assert main([str(run_folder)]) == 0
+    assert best.read_bytes() == before and load_checkpoint(best)["step"] == 7
+
+
+def test_how_commands_end(capsys):
+    def fail(error):
+        def program():
+            raise error
+
+        return guarded(program)
+
+    assert guarded(lambda: 0) == 0
+    assert fail(TrainingError("the loss is NaN")) == 1
+    assert capsys.readouterr().err == "error: the loss is NaN\n"
+    assert fail(KeyboardInterrupt()) == 130
+    with pytest.raises(ZeroDivisionError):
+        fail(ZeroDivisionError())
