@@ -110,6 +110,8 @@ class DataConfig(Section):
     """Evaluation and prediction; null takes `long_side`."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip in training."""
+    vertical_flip: Fraction = 0.0
+    """Probability of a vertical flip in training, for images without an upright, as of a microscope or a satellite."""
     jitter: JitterConfig = JitterConfig()
     aspect_ratio_grouping: bool = True
     """Batches of only wide or only tall images, which saves padding."""

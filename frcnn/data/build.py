@@ -86,7 +86,11 @@ def build_train_loader(
         is_wide=[each.width >= each.height for each in dataset.records] if data.aspect_ratio_grouping else None,
     )
     transform = TrainTransform(
-        short_sides=_as_list(data.short_side), long_side=data.long_side, flip=data.flip, **data.jitter.model_dump()
+        short_sides=_as_list(data.short_side),
+        long_side=data.long_side,
+        flip=data.flip,
+        vertical_flip=data.vertical_flip,
+        **data.jitter.model_dump(),
     )
     samples = TrainSamples(dataset, transform, seed=seed)
     return BatchLoader(samples, sampler, workers=data.workers, prefetch=data.prefetch, pin_memory=pin_memory)

@@ -109,7 +109,7 @@ def place_shapes(rng: np.random.Generator, height: int, width: int) -> tuple[lis
     largest = min(LARGEST, LARGEST_SHARE * min(height, width))
     for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
         label = int(rng.integers(1, len(CLASS_NAMES) + 1))
-        size = np.exp(rng.uniform(np.log(SMALLEST), np.log(largest)))
+        size = rng.uniform(SMALLEST, largest)
         centre = rng.uniform((0, 0), (width, height))
         outline = _random_outline(rng, CLASS_NAMES[label - 1], size) + centre
         mask, window, whole_area = rasterise(outline, height, width)

@@ -41,6 +41,12 @@ def flip(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     return image.flip(-1), torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
 
 
+def flip_vertically(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror top and bottom."""
+    height = image.shape[-2]
+    return image.flip(-2), torch.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], dim=1)
+
+
 class TestTransform:
     """The resize of evaluation and prediction."""
 
@@ -69,6 +75,7 @@ class TrainTransform:
         short_sides: Sequence[int],
         long_side: int,
         flip: float = 0.5,
+        vertical_flip: float = 0.0,
         brightness: float = 0.0,
         contrast: float = 0.0,
         saturation: float = 0.0,
@@ -76,13 +83,14 @@ class TrainTransform:
     ) -> None:
         """
         Args:
-            flip: probability in 0..1.
+            flip, vertical_flip: probability in 0..1.
             brightness, contrast, saturation: x in 0..1; a factor is drawn from [1 - x, 1 + x]. 0 is off.
             hue: x in 0..0.5; a turn of the colour circle is drawn from [-x, x]. 0 is off.
         """
         self.short_sides = tuple(short_sides)
         self.long_side = long_side
         self.flip = flip
+        self.vertical_flip = vertical_flip
         self.jitter = (
             (F.adjust_brightness, 1.0, brightness),
             (F.adjust_contrast, 1.0, contrast),
@@ -96,10 +104,13 @@ class TrainTransform:
         is_flipped = float(torch.rand(1, generator=generator)) < self.flip
         order = torch.randperm(len(self.jitter), generator=generator).tolist()
         shifts = (torch.rand(len(self.jitter), generator=generator) * 2 - 1).tolist()
+        is_upside_down = float(torch.rand(1, generator=generator)) < self.vertical_flip
 
         image, boxes = TestTransform(short_side=short_side, long_side=self.long_side)(image, boxes)
         if is_flipped:
             image, boxes = flip(image, boxes)
+        if is_upside_down:
+            image, boxes = flip_vertically(image, boxes)
         for position in order:
             adjust, centre, strength = self.jitter[position]
             if strength > 0:

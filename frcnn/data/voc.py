@@ -20,8 +20,8 @@ class VocDataset(DetectionDataset):
     """Images of one list in ImageSets/Main, in the list's order, those without objects too.
 
     Coordinates are 1-based and inclusive in the files; they become the continuous edges xmin-1, ymin-1, xmax, ymax
-    and are clipped to the image. A box has no area where xmax <= xmin or ymax <= ymin as written: tools that draw
-    boxes write such points after a stray click, and an object of a single pixel is not known in any data set.
+    and are clipped to the image. A box has no area where xmax <= xmin or ymax <= ymin as written:
+    by arithmetic it would be one pixel wide, but what stands there is a stray click, as twice in BCCD.
 
     Reported to `problems`: an XML that is missing, broken, or without an image size leaves out the image; a class
     that `class_names` does not hold, or a box that is missing or without area, leaves out the object.

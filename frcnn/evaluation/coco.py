@@ -102,11 +102,11 @@ def to_xywh(boxes: np.ndarray) -> list[list[float]]:
 def _index(image_ids: Sequence[int], annotations: list[dict[str, Any]], *, num_classes: int) -> COCO:
     """pycocotools' data set, made in memory. Its ids start at 1: it takes a match with object 0 for no match."""
     coco = COCO()
-    coco.dataset = {
+    coco.dataset = {  # pyright: ignore[reportAttributeAccessIssue] - its stubs want fields that boxes do not need
         "images": [{"id": image_id} for image_id in image_ids],
         "categories": [{"id": label} for label in range(1, num_classes + 1)],
         "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
-    }  # pyright: ignore[reportAttributeAccessIssue] - its stubs want fields that boxes do not need
+    }
     coco.createIndex()
     return coco
 

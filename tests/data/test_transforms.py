@@ -66,6 +66,16 @@ def test_flip_moves_boxes_with_their_pixels():
     assert torch.equal(flip(flipped, boxes)[1], torch.tensor([[2.0, 4.0, 12.0, 9.0]]))
 
 
+def test_vertical_flip_moves_boxes_with_their_pixels():
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    image[:, 4:9, 2:12] = 255
+    boxes = torch.tensor([[2.0, 4.0, 12.0, 9.0]])
+    transform = TrainTransform(short_sides=[20], long_side=30, flip=0.0, vertical_flip=1.0)
+    flipped, moved = transform(image, boxes, torch.Generator())
+    assert torch.equal(flipped, image.flip(-2))
+    assert moved.tolist() == [[2.0, 11.0, 12.0, 16.0]]
+
+
 def test_flip_probability(image):
     never = TrainTransform(short_sides=[60], long_side=100, flip=0.0)
     always = TrainTransform(short_sides=[60], long_side=100, flip=1.0)
