@@ -17,9 +17,9 @@ CLASS_NAMES = ("circle", "square", "triangle", "star", "cross")
 SMALLEST, LARGEST = 16, 160
 """Longer side of a whole shape in pixels (at most LARGEST_SHARE of the image's short side)."""
 LARGEST_SHARE = 0.625
-MIN_VISIBLE = 0.45
+MIN_VISIBLE = 0.6
 """Share of a shape's pixels that neither another shape nor the border may hide."""
-MAX_SHAPES = 8
+MAX_SHAPES = 14
 EMPTY_SHARE = 0.05
 """Share of images without any object."""
 
@@ -107,7 +107,7 @@ def place_shapes(rng: np.random.Generator, height: int, width: int) -> tuple[lis
     if rng.random() < EMPTY_SHARE:
         return shapes, owner
     largest = min(LARGEST, LARGEST_SHARE * min(height, width))
-    for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
+    for _ in range(int(rng.integers(3, MAX_SHAPES + 1))):
         label = int(rng.integers(1, len(CLASS_NAMES) + 1))
         size = rng.uniform(SMALLEST, largest)
         centre = rng.uniform((0, 0), (width, height))
@@ -159,7 +159,7 @@ def paint(rng: np.random.Generator, shapes: list[PlacedShape], height: int, widt
         under[mask] = fill(rng, colour, *mask.shape)[mask]
     canvas = clutter(rng, canvas, strokes=int(rng.integers(0, 4)), widest=2)
     blurred = Image.fromarray(canvas).filter(ImageFilter.BoxBlur(float(rng.uniform(0.0, 0.7))))
-    roughness = int(rng.integers(1, 21))
+    roughness = int(rng.integers(1, 13))
     grain = rng.integers(-roughness, roughness + 1, size=(height, width, 1), dtype=np.int16)
     return (np.asarray(blurred) + grain).clip(0, 255).astype(np.uint8)
 

@@ -18,7 +18,7 @@ def ground(rng: Rng, height: int, width: int) -> np.ndarray:
 
 def fill(rng: Rng, colour: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W, 3) uint8: a plain colour or the colour with a darker or lighter pattern."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.6:
         return np.broadcast_to(colour.astype(np.uint8), (height, width, 3))
     shade = (colour * rng.uniform(0.6, 1.0) if rng.random() < 0.5 else colour + rng.uniform(0, 60)).clip(0, 255)
     pattern = _PATTERNS[rng.integers(len(_PATTERNS))]
@@ -26,10 +26,10 @@ def fill(rng: Rng, colour: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def contrasting_colour(rng: Rng, under: np.ndarray) -> np.ndarray:
-    """A random colour (3,), drawn until it stands out from `under`: at least 100 levels apart, summed over channels."""
+    """A random colour (3,), drawn until it stands out from `under`: at least 150 levels apart, summed over channels."""
     while True:
         colour = rng.uniform(0, 255, size=3)
-        if np.abs(colour - under).sum() >= 100:
+        if np.abs(colour - under).sum() >= 150:
             return colour
 
 
