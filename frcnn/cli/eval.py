@@ -1,6 +1,8 @@
 """Evaluate a detector or saved detections: `frcnn eval RUN_OR_CKPT [key=value ...]`, or `python tools/eval.py ...`."""
 
 import argparse
+import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +29,8 @@ examples:
   frcnn eval runs/demo --save-detections
   frcnn eval configs/demo.yaml --detections detections.json
 
-eval.json is written to --out; by default into the run folder, and for a checkpoint or a file of detections NAME into
-NAME_eval beside it.
+eval.json is written to --out; by default into the run folder, with overrides into its folder eval_OVERRIDES, and for a
+checkpoint or a file of detections NAME into NAME_eval beside it.
 """
 
 
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Build the data set, find or read the detections, and report."""
     source = read_source(options.source, options.overrides, needs_model=options.detections is None)
-    out = options.out or default_folder(options.source, options.detections)
+    out = options.out or default_folder(options.source, options.overrides, options.detections)
     make_folder(out)
     dataset = build_validation_set(source)
     if options.detections:
@@ -154,9 +156,18 @@ def run_model(source: Source, dataset: DetectionDataset) -> dict[int, ImageDetec
     return detect(model, loader, dataset, device=device, precision=config.train.precision)
 
 
-def default_folder(source: Path, detections: Path | None) -> Path:
-    """The run folder of a run; NAME_eval beside a checkpoint or a file of detections called NAME."""
+def default_folder(source: Path, overrides: Sequence[str], detections: Path | None) -> Path:
+    """The run folder of a run, or a folder in it called by the overrides, so that the run's own eval.json stays;
+    NAME_eval beside a checkpoint or a file of detections called NAME.
+    """
     if detections is None and source.is_dir():
-        return source
+        return source / f"eval_{file_name(overrides)}" if overrides else source
     scored = detections or source
     return scored.with_name(f"{scored.stem}_eval")
+
+
+def file_name(overrides: Sequence[str]) -> str:
+    """Overrides as a name that every file system takes; long ones are cut and told apart by a checksum."""
+    text = "_".join(overrides)
+    name = re.sub(r"[^\w.=-]+", "-", text)
+    return name if len(name) <= 80 else f"{name[:80]}_{zlib.crc32(text.encode()):08x}"

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from frcnn.checkpoint import load_checkpoint
+from frcnn.checkpoint import find_checkpoint, load_checkpoint
 from frcnn.cli.run import guarded
 from frcnn.config import Config, load_config, parse_config
 from frcnn.errors import CheckpointError
 from frcnn.train.build import Experiment, build_experiment, describe
-from frcnn.train.distributed import World, broadcast, join_world
+from frcnn.train.distributed import World, done_by_main, join_world
 from frcnn.train.dry_run import dry_run
 from frcnn.train.initialize import load_weights
 from frcnn.train.run_folder import RunFolder, describe_environment, prepare_folder, refuse_overwriting
@@ -41,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME_OF_CONFIG)")
     parser.add_argument("--resume", action="store_true", help="go on exactly where the run in DIR stopped")
-    parser.add_argument("--init-from", type=Path, metavar="CKPT", help="start from these weights, as far as they fit")
+    parser.add_argument(
+        "--init-from", type=Path, metavar="RUN_OR_CKPT", help="start from these weights, as far as they fit"
+    )
     parser.add_argument("--overwrite", action="store_true", help="throw away the run that DIR holds")
     parser.add_argument(
         "--dry-run", action="store_true", help="try every part on a little data and stop; writes no run folder"
@@ -76,14 +78,15 @@ def run(config_path: Path, overrides: Sequence[str], folder: RunFolder, options:
         resumed = None
         if options.resume:
             resumed = load_run(folder, config, world)
-        elif world.is_main and not options.dry_run and not options.overwrite:
-            refuse_overwriting(folder)
+        elif not options.dry_run:
+            done_by_main(lambda: refuse_overwriting(folder, overwrite=options.overwrite), world)
         weights_follow = options.init_from is not None and config.model.backbone.weights is None
         experiment = build_experiment(config, world, pretrained=resumed is None and not weights_follow)
         announce(world, describe(experiment))
         if options.init_from:
-            report = load_weights(experiment.model, options.init_from, class_names=experiment.train_set.class_names)
-            announce(world, report.text(options.init_from))
+            source = find_checkpoint(options.init_from) if options.init_from.is_dir() else options.init_from
+            report = load_weights(experiment.model, source, class_names=experiment.train_set.class_names)
+            announce(world, report.text(source))
 
         if options.dry_run:
             announce(world, "\n".join([*dry_run(experiment), "dry run done: nothing was kept"]))
@@ -91,9 +94,9 @@ def run(config_path: Path, overrides: Sequence[str], folder: RunFolder, options:
         if resumed is not None and is_finished(resumed, experiment):
             announce(world, f"the run in {folder.path} is finished ({experiment.length} steps); nothing to do")
             return 0
-        if resumed is None and world.is_main:
-            prepare_folder(folder, overwrite=options.overwrite)
-        elif resumed is not None:
+        if resumed is None:
+            done_by_main(lambda: prepare_folder(folder, overwrite=options.overwrite), world)
+        else:
             announce(world, f"resume at step {resumed['step']} of {experiment.length}{longer(resumed, config)}")
         train(experiment, folder, resumed=resumed)
         announce(world, f"done: {folder.path}")
@@ -107,13 +110,15 @@ def require_run(folder: RunFolder) -> None:
 
 def load_run(folder: RunFolder, config: Config, world: World) -> dict[str, Any]:
     """The checkpoint to go on from, read by rank 0 for all; its config must be this one."""
-    checkpoint = None
-    if world.is_main:
+
+    def read() -> dict[str, Any]:
         require_run(folder)
         checkpoint = load_checkpoint(folder.last)
         then = parse_config(checkpoint["config"], source=str(folder.last))
         check_same_config(config, then, source=folder.last)
-    return broadcast(checkpoint, world)
+        return checkpoint
+
+    return done_by_main(read, world)
 
 
 def is_finished(checkpoint: dict[str, Any], experiment: Experiment) -> bool:

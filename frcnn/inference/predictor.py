@@ -53,7 +53,10 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """A detector with its classes and preprocessing. Made by `load`."""
+    """A detector with its classes and preprocessing. Made by `load`.
+
+    `predict` computes in float32, in whatever precision the detector was trained; `frcnn eval` in train.precision.
+    """
 
     def __init__(
         self,
@@ -128,6 +131,8 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
 def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device, source: Path) -> Predictor:
     """The detector of a checkpoint, built by `config`, which may differ from the checkpoint's own in its numbers.
 
+    Weights are float32 and, with train.channels_last, laid out as in training.
+
     Raises:
         CheckpointError: the weights do not fit the model of the config.
     """
@@ -145,8 +150,11 @@ def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device,
             f"{source}: its weights do not fit the model of the config; an override of model... must not change "
             f"layers. {error}"
         ) from None
+    model.to(device)
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)
     return Predictor(
-        model.to(device),
+        model,
         config,
         class_names=checkpoint["class_names"],
         category_ids=checkpoint["category_ids"],

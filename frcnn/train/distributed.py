@@ -4,16 +4,18 @@ Without torchrun everything here works for a world of one and talks to nobody.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from frcnn.errors import ConfigError
+from frcnn.errors import ConfigError, UserError
 from frcnn.inference.device import find_device
+
+Result = TypeVar("Result")
 
 
 class World(NamedTuple):
@@ -85,6 +87,26 @@ def broadcast(value: Any, world: World) -> Any:
     values = [value if world.is_main else None]
     dist.broadcast_object_list(values)
     return values[0]
+
+
+def done_by_main(work: Callable[[], Result], world: World) -> Result:
+    """Let rank 0 do something for all, and give every rank what came of it.
+
+    A UserError of rank 0 ends every rank: rank 0 by that error, the others, which have nothing to add, by their exit
+    status alone.
+    """
+    result, error = None, None
+    if world.is_main:
+        try:
+            result = work()
+        except UserError as caught:
+            error = caught
+    result, has_failed = broadcast((result, error is not None), world)
+    if error is not None:
+        raise error
+    if has_failed:
+        raise SystemExit(2)
+    return result
 
 
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:

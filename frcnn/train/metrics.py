@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frcnn.errors import TrainingError
 from frcnn.structures import Losses
 from frcnn.train.distributed import World, mean_over_ranks
+
+CURE = "A lower train.lr, a longer train.schedule.warmup_steps or train.clip_grad_norm helps as a rule"
 
 
 class LossMeter:
@@ -49,8 +51,7 @@ class LossMeter:
             names = ", ".join(self.describe_image(index) for index in images)
             raise TrainingError(
                 f"the loss of step {bad_step} is not finite (images: {names or 'unknown'}). The weights of the last "
-                "checkpoint are sound. A lower train.lr, a longer train.schedule.warmup_steps or "
-                "train.clip_grad_norm helps as a rule; otherwise look at these images' boxes"
+                f"checkpoint are sound. {CURE}; otherwise look at these images' boxes"
             )
 
     def read(self, world: World) -> dict[str, float]:
@@ -60,6 +61,21 @@ class LossMeter:
         self.sums.zero_()
         self.num_steps = 0
         return dict(zip([*Losses._fields, "loss"], means, strict=True))
+
+
+def check_finite_weights(model: nn.Module, *, step: int) -> None:
+    """Raise TrainingError if a weight or float buffer is nan or infinite after `step` steps. Syncs.
+
+    The loss of a step says nothing of its update, which can overflow after it.
+    """
+    weights = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    is_finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
+    broken = [name for name, finite in zip(weights, is_finite, strict=True) if not finite]
+    if broken:
+        raise TrainingError(
+            f"after step {step} the weights are not finite ({len(broken)} tensors, {broken[0]} first) and are not "
+            f"kept; an earlier checkpoint is untouched. {CURE}"
+        )
 
 
 class Clock:

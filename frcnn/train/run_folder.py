@@ -15,10 +15,10 @@ last.pt is what makes a folder a run: it is written first, and everything else c
 import json
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,28 @@ import frcnn
 from frcnn.errors import ConfigError, TrainingError
 from frcnn.files import replacing
 
-OWN_FILES = ("config.yaml", "env.json", "metrics.jsonl", "eval.json", "checkpoints", "images", "events.out.tfevents.*")
+LEFTOVERS = (
+    ".config.yaml.*.tmp",
+    ".env.json.*.tmp",
+    ".metrics.jsonl.*.tmp",
+    ".eval.json.*.tmp",
+    "checkpoints/.best.pt.*.tmp",
+    "checkpoints/.last.pt.*.tmp",
+)
+"""What a kill in the middle of a write leaves."""
+
+OWN_FILES = (
+    *LEFTOVERS,
+    "images/step_*_*.jpg",
+    "events.out.tfevents.*",
+    "metrics.jsonl",
+    "eval.json",
+    "env.json",
+    "config.yaml",
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+)
+"""All that a run writes, in the order in which it is thrown away: the folder holds a run to the end."""
 
 
 class RunFolder(NamedTuple):
@@ -68,35 +89,42 @@ class RunFolder(NamedTuple):
         return self.path / "images"
 
     def holds_run(self) -> bool:
-        """True where a training has left anything that a new one would overwrite."""
-        return any(path.exists() for path in (self.last, self.best, self.config, self.metrics, self.evaluation))
+        """True where there are checkpoints of a training."""
+        return self.last.exists() or self.best.exists()
 
 
-def refuse_overwriting(folder: RunFolder) -> None:
-    """Raise ConfigError where a new run would overwrite one."""
+def refuse_overwriting(folder: RunFolder, *, overwrite: bool) -> None:
+    """Raise ConfigError where a new run would overwrite another one unbidden, or files that are no run's."""
     if folder.holds_run():
+        if not overwrite:
+            raise ConfigError(
+                f"{folder.path} already holds a run. Go on with it by --resume, choose another folder by --out, "
+                "or throw it away by --overwrite"
+            )
+        return
+    foreign = (folder.config, folder.environment, folder.metrics, folder.evaluation)
+    names = [path.name for path in foreign if path.exists()]
+    if names:
         raise ConfigError(
-            f"{folder.path} already holds a run. Go on with it by --resume, choose another folder by --out, "
-            "or throw it away by --overwrite"
+            f"{folder.path} holds no run, but {' and '.join(names)}, which a run would overwrite. "
+            "Choose another folder by --out, or move that away"
         )
 
 
 def prepare_folder(folder: RunFolder, *, overwrite: bool) -> None:
     """Make the folder for a new run, or say why it cannot be one.
 
-    With `overwrite` the files of an earlier run are removed; files that are no run's stay.
+    With `overwrite` the files of an earlier run are removed, one by one by their names; whatever else lies in the
+    folder stays. Where there is no run nothing is removed.
     """
-    if not overwrite:
-        refuse_overwriting(folder)
+    refuse_overwriting(folder, overwrite=overwrite)
     try:
-        for pattern in OWN_FILES:
-            for path in folder.path.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if folder.holds_run():
+            remove(folder, OWN_FILES)
         folder.last.parent.mkdir(parents=True, exist_ok=True)
         folder.images.mkdir(exist_ok=True)
-        probe = folder.path / ".write-test"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder.path):
+            pass  # it can be written
     except OSError as error:
         raise ConfigError(
             f"cannot write to the run folder {folder.path}: {error.strerror or error}. Choose another by --out"
@@ -122,9 +150,16 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_leftovers(folder: RunFolder) -> None:
     """Remove what a kill in the middle of a write has left: part of a checkpoint can be large."""
-    for path in (*folder.path.glob(".*.tmp"), *folder.last.parent.glob(".*.tmp")):
-        with writing(path):
-            path.unlink(missing_ok=True)
+    with writing(folder.path):
+        remove(folder, LEFTOVERS)
+
+
+def remove(folder: RunFolder, patterns: Iterable[str]) -> None:
+    """Remove the files of these names; never a folder."""
+    for pattern in patterns:
+        for path in folder.path.glob(pattern):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def cut_metrics(path: Path, *, step: int, evaluated_step: int) -> None:

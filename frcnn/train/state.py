@@ -6,9 +6,10 @@ from typing import Any
 
 from frcnn.checkpoint import save_checkpoint
 from frcnn.config import Config, dump_config
-from frcnn.errors import CheckpointError, ConfigError
+from frcnn.errors import CheckpointError, ConfigError, TrainingError
 from frcnn.train.build import Experiment
 from frcnn.train.distributed import gather
+from frcnn.train.metrics import check_finite_weights
 from frcnn.train.randomness import random_state, set_random_state, set_seed
 
 FREE_KEYS = (
@@ -51,11 +52,25 @@ def save_last(path: Path, experiment: Experiment, progress: Progress) -> None:
             "random_states": states,
             "num_images": len(experiment.train_set),
         }
-        save_checkpoint(path, {**weights_checkpoint(experiment, progress.step), "trainer": trainer})
+        write_checkpoint(path, {**weights_checkpoint(experiment, progress.step), "trainer": trainer})
+
+
+def save_weights(path: Path, experiment: Experiment, step: int) -> None:
+    """Write a checkpoint to predict, evaluate and initialise from, without the trainer's state."""
+    write_checkpoint(path, weights_checkpoint(experiment, step))
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint; a disk that refuses it is a TrainingError."""
+    try:
+        save_checkpoint(path, checkpoint)
+    except CheckpointError as error:
+        raise TrainingError(f"{error}. Mend that, then go on with --resume") from error
 
 
 def weights_checkpoint(experiment: Experiment, step: int) -> dict[str, Any]:
-    """A checkpoint to predict, evaluate and initialise from, without the trainer's state."""
+    """The detector and all it takes to use it. TrainingError where a weight is not finite. Host sync."""
+    check_finite_weights(experiment.model, step=step)
     return {
         "format": 1,
         "model": experiment.model.state_dict(),

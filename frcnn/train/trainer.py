@@ -1,8 +1,8 @@
 """Training, in reading order.
 
 `train` is the loop, `train_step` one step, `evaluate_and_keep_best` what is done at each evaluation. Everything is
-counted in optimiser steps. Host syncs are marked: on a GPU there is none but at log entries, checkpoints and
-evaluations.
+counted in optimiser steps. Host syncs are marked: on a GPU there is none but inside NMS and fp16's scaler, and at log
+entries, checkpoints and evaluations.
 """
 
 import json
@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from frcnn.checkpoint import save_checkpoint
 from frcnn.config import to_yaml
 from frcnn.data.build import build_train_loader
 from frcnn.data.dataset import DetectionDataset
@@ -28,7 +27,7 @@ from frcnn.train.log import TrainingLog
 from frcnn.train.metrics import Clock, LossMeter, mean_losses, memory_mib
 from frcnn.train.optimizer import set_lr
 from frcnn.train.run_folder import RunFolder, cut_metrics, remove_leftovers, write_environment, write_text
-from frcnn.train.state import Progress, restore, save_last, start_randomness, weights_checkpoint
+from frcnn.train.state import Progress, restore, save_last, save_weights, start_randomness
 from frcnn.train.validation import draw_examples, flat_metrics, validate
 
 AUTOCAST_TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,7 +53,7 @@ def train(
         on_step: called with the number of each step once it is done and kept.
 
     Raises:
-        TrainingError: a loss that is not finite, a full disk.
+        TrainingError: a loss or weight that is not finite, a full disk.
     """
     e, config, world = experiment, experiment.config.train, experiment.world
     progress = Progress() if resumed is None else restore(resumed, e, source=folder.last)
@@ -110,7 +109,9 @@ def train(
 def train_step(
     model: nn.Module, batches: Iterator[Batch], experiment: Experiment, *, lr: float, clock: Clock
 ) -> tuple[Losses, list[int]]:
-    """One optimiser step over the accumulated parts of one batch. No host sync on a GPU.
+    """One optimiser step over the accumulated parts of one batch.
+
+    No host sync on a GPU but inside NMS and fp16's scaler.
 
     Returns:
         the mean losses of the parts, on the device, and the positions of their images in the training set.
@@ -163,7 +164,7 @@ def evaluate_and_keep_best(experiment: Experiment, folder: RunFolder, progress: 
     is_best = progress.best_metric is None or metric > progress.best_metric
     if is_best:
         progress.best_metric, progress.best_step = metric, progress.step
-        save_checkpoint(folder.best, weights_checkpoint(e, progress.step))
+        save_weights(folder.best, e, progress.step)
         write_text(folder.evaluation, json.dumps(report, indent=2) + "\n")
     log.message(
         f"step {progress.step}: "
@@ -178,7 +179,10 @@ def sum_up(experiment: Experiment, folder: RunFolder, progress: Progress, log: T
     left_out = gather([dataset.problems.summary() for dataset in datasets], experiment.world)
     if experiment.world.is_main:
         log.message(f"best.pt is of step {progress.best_step}:")
-        log.message(format_report(json.loads(folder.evaluation.read_text(encoding="utf-8"))))
+        if folder.evaluation.exists():
+            log.message(format_report(json.loads(folder.evaluation.read_text(encoding="utf-8"))))
+        else:
+            log.message(f"{folder.evaluation} is gone; evaluate {folder.path} to have it again")
     for rank, summaries in enumerate(left_out):
         for summary in filter(None, summaries):
             log.message(summary if experiment.world.size == 1 else f"process {rank}: {summary}")

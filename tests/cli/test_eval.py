@@ -1,9 +1,10 @@
 import json
 
 import pytest
+import torch
 
 from frcnn.checkpoint import load_checkpoint
-from frcnn.cli.eval import main
+from frcnn.cli.eval import file_name, main
 from frcnn.cli.run import guarded
 from frcnn.config import parse_config, to_yaml
 from frcnn.data.build import build_dataset
@@ -59,6 +60,20 @@ def test_overrides_and_out(run_folder, tmp_path):
     assert read(tmp_path / "out" / "eval.json")["images"] == 2
     assert main([str(last)]) == 0
     assert read(run_folder / "checkpoints" / "last_eval" / "eval.json")["images"] == 3
+
+
+def test_overrides_leave_the_runs_own_report_alone(run_folder):
+    assert main([str(run_folder)]) == 0
+    own = (run_folder / "eval.json").read_text()
+    assert main([str(run_folder), "data.val.num_images=2"]) == 0
+    assert read(run_folder / "eval_data.val.num_images=2" / "eval.json")["images"] == 2
+    assert (run_folder / "eval.json").read_text() == own
+
+
+def test_overrides_as_a_name():
+    assert file_name(["data.val.images=../a b", "x=[1, 2]"]) == "data.val.images=..-a-b_x=-1-2-"
+    first, second = (file_name(["data.val.annotations=" + "long/" * 99 + end]) for end in "ab")
+    assert first != second and len(first) == len(second) == 89
 
 
 def test_another_format_with_other_classes(run_folder, tmp_path, capsys):
@@ -118,5 +133,12 @@ def test_how_commands_end(capsys):
     assert fail(TrainingError("the loss is NaN")) == 1
     assert capsys.readouterr().err == "error: the loss is NaN\n"
     assert fail(KeyboardInterrupt()) == 130
+    assert fail(torch.OutOfMemoryError("CUDA out of memory. Tried ...")) == 1
+    assert "error: out of memory: lower train.batch_size" in capsys.readouterr().err
+    assert fail(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")) == 1
+    message = capsys.readouterr().err
+    assert "lower data.workers" in message and "pid 7" in message
+    with pytest.raises(RuntimeError, match="shapes"):
+        fail(RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(ZeroDivisionError):
         fail(ZeroDivisionError())

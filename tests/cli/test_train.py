@@ -106,3 +106,22 @@ def test_init_from_takes_the_weights_and_says_what_not(config, finished, tmp_pat
     assert main([str(config), "--out", str(tmp_path / "other"), "--init-from", str(tmp_path / "gone.pt")]) == 2
     assert "gone.pt: there is no such file" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_init_from_takes_a_run_folder_for_its_best_checkpoint(config, finished, tmp_path, capsys):
+    arguments = [str(config), "--out", str(tmp_path / "run"), "--dry-run"]
+    assert main([*arguments, "--init-from", str(finished)]) == 0
+    assert f"tensors loaded from {finished / 'checkpoints' / 'best.pt'}" in capsys.readouterr().out
+    assert main([*arguments, "--init-from", str(tmp_path)]) == 2
+    assert f"{tmp_path}: holds no run with a checkpoint" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_status_1(config, tmp_path, capsys, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("frcnn.checkpoint.replacing", full)
+    assert main([str(config), "--out", str(tmp_path / "run")]) == 1
+    message = capsys.readouterr().err
+    assert "last.pt: cannot write the checkpoint: No space left on device" in message
+    assert "Mend that, then go on with --resume" in message

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 import frcnn
+from frcnn.config import dump_config, parse_config
 from frcnn.errors import CheckpointError, ConfigError, DataError
-from tests.inference.trained import save_small_checkpoint
+from tests.inference.trained import raw_config, save_small_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,16 @@ def test_weights_of_another_model(tmp_path):
     other = save_small_checkpoint(tmp_path / "other.pt", class_names=["a", "b"], category_ids=[1, 2])
     with pytest.raises(CheckpointError, match="weights do not fit the model"):
         frcnn.load(other, device="cpu")
+
+
+def test_weights_are_laid_out_as_in_training(predictor, tmp_path):
+    raw = raw_config()
+    raw["train"]["channels_last"] = True
+    path = save_small_checkpoint(tmp_path / "last.pt", config=dump_config(parse_config(raw, source="test")))
+    turned = frcnn.load(path, device="cpu")
+    for each, is_channels_last in ((predictor, False), (turned, True)):
+        weight = next(p for p in each.model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1)
+        assert weight.is_contiguous(memory_format=torch.channels_last) == is_channels_last
+    pixels = make_pixels()
+    (left,), (right,) = (each.predict(pixels, score_threshold=0) for each in (predictor, turned))
+    np.testing.assert_allclose(left.scores, right.scores, atol=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError
-from frcnn.train.distributed import World, broadcast, gather, join_world, mean_over_ranks, own_device
+from frcnn.train.distributed import World, broadcast, done_by_main, gather, join_world, mean_over_ranks, own_device
 from tests.train.ranks import spawn_ranks
 
 
@@ -36,3 +36,22 @@ def test_two_ranks_gather_broadcast_and_average(tmp_path):
     assert eval((tmp_path / "0").read_text()) == (0, 2, [{"rank": 0}, {"rank": 1}], "from 0", 0.5)
     assert eval((tmp_path / "1").read_text()) == (1, 2, [], "from 0", 0.5)
     assert "RANK" not in os.environ
+
+
+def fail_on_main(rank: int, folder) -> None:
+    def refuse() -> None:
+        assert rank == 0
+        raise ConfigError("already holds a run")
+
+    with join_world("cpu") as world:
+        assert done_by_main(lambda: rank, world) == 0
+        try:
+            done_by_main(refuse, world)
+        except (ConfigError, SystemExit) as error:
+            (folder / str(rank)).write_text(repr(error))
+
+
+def test_a_users_error_on_rank_0_ends_all_and_is_told_once(tmp_path):
+    spawn_ranks(fail_on_main, tmp_path)
+    assert (tmp_path / "0").read_text() == "ConfigError('already holds a run')"
+    assert (tmp_path / "1").read_text() == "SystemExit(2)"

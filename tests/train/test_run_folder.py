@@ -15,25 +15,65 @@ from frcnn.train.run_folder import (
 )
 
 
-@pytest.mark.parametrize("trace", ["checkpoints/last.pt", "config.yaml", "metrics.jsonl", "eval.json"])
+@pytest.mark.parametrize("trace", ["checkpoints/last.pt", "checkpoints/best.pt"])
 def test_a_folder_that_holds_a_run_is_refused(tmp_path, trace):
     folder = RunFolder(tmp_path / "run")
     (folder.path / trace).parent.mkdir(parents=True)
     (folder.path / trace).write_text("old")
     with pytest.raises(ConfigError, match=r"already holds a run.*--resume.*--out.*--overwrite"):
-        refuse_overwriting(folder)
+        refuse_overwriting(folder, overwrite=False)
     with pytest.raises(ConfigError):
         prepare_folder(folder, overwrite=False)
     assert (folder.path / trace).read_text() == "old"
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["config.yaml", "env.json", "metrics.jsonl", "eval.json"])
+def test_files_in_the_way_that_are_no_runs_are_refused(tmp_path, name, overwrite):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds no run, but {name}.*--out"):
+        prepare_folder(RunFolder(tmp_path), overwrite=overwrite)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+FOREIGN = ("notes.txt", ".write-test", ".mine.tmp", "images/cat.jpg", "images/deep/dog.jpg", "checkpoints/mine.pt")
+OF_A_RUN = (
+    "config.yaml",
+    "env.json",
+    "metrics.jsonl",
+    "eval.json",
+    "events.out.tfevents.1",
+    ".eval.json.7.tmp",
+    "images/step_000001_0.jpg",
+    "checkpoints/.last.pt.7.tmp",
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+)
+
+
+def fill(root, names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("old")
+
+
+def files(root):
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
-    folder = RunFolder(tmp_path)
-    prepare_folder(folder, overwrite=False)
-    for name in ("config.yaml", "events.out.tfevents.1", "checkpoints/last.pt", "images/step_1_0.jpg", "notes.txt"):
-        (tmp_path / name).write_text("old")
-    prepare_folder(folder, overwrite=True)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "images", "notes.txt"]
+    fill(tmp_path, FOREIGN + OF_A_RUN)
+    prepare_folder(RunFolder(tmp_path), overwrite=True)
+    assert files(tmp_path) == set(FOREIGN)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_where_there_is_no_run_nothing_is_removed(tmp_path, overwrite):
+    names = (*FOREIGN, "images/step_000001_0.jpg", "events.out.tfevents.1")
+    fill(tmp_path, names)
+    prepare_folder(RunFolder(tmp_path), overwrite=overwrite)
+    remove_leftovers(RunFolder(tmp_path))
+    assert files(tmp_path) == set(names)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -11,7 +11,7 @@ from frcnn.checkpoint import load_checkpoint
 from frcnn.errors import CheckpointError, ConfigError, TrainingError
 from frcnn.structures import Batch, GroundTruth, Losses
 from frcnn.train.dry_run import dry_run
-from frcnn.train.metrics import Clock
+from frcnn.train.metrics import Clock, check_finite_weights
 from frcnn.train.randomness import random_state
 from frcnn.train.run_folder import RunFolder, prepare_folder
 from frcnn.train.state import check_same_config, restore
@@ -162,6 +162,30 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_sound_weights(tmp_path):
         train(experiment, RunFolder(tmp_path), on_step=poison)
     assert load_checkpoint(RunFolder(tmp_path).last)["step"] == 2
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+def test_weights_that_overflow_are_never_kept(tmp_path):
+    """The loss of the first step is finite, its update is not."""
+    schedule = {"kind": "cosine", "warmup_steps": 0}
+    with pytest.raises(TrainingError, match="after step 1 the weights are not finite.*train.lr"):
+        run(tmp_path / "run", lr=3e38, weight_decay=1000.0, checkpoint_every=1, schedule=schedule)
+    assert load_checkpoint(RunFolder(tmp_path / "run").last)["step"] == 0
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "norm.running_var"])
+def test_the_tensor_that_is_not_finite_is_named(name):
+    model = nn.ModuleDict({"conv": nn.Conv2d(3, 3, 1), "norm": nn.BatchNorm2d(3)})
+    check_finite_weights(model, step=7)
+    model.state_dict()[name].view(-1)[0] = math.inf
+    with pytest.raises(TrainingError, match=rf"after step 7 .*1 tensors, {name} first"):
+        check_finite_weights(model, step=7)
+
+
+def test_a_missing_eval_json_does_not_end_a_run_that_is_done(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("frcnn.train.trainer.write_text", lambda *_: None)
+    run(tmp_path / "run", steps=1, num_logged_images=0)
+    assert "eval.json is gone" in capsys.readouterr().out
 
 
 def test_bf16_trains_and_fp16_needs_a_gpu(tmp_path):
