@@ -126,13 +126,23 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        sides = self.short_side if isinstance(self.short_side, list) else [self.short_side]
-        if max(sides) > self.long_side:
-            raise ValueError(f"short_side {max(sides)} is above long_side {self.long_side}")
-        short, long = self.test_short_side or max(sides), self.test_long_side or self.long_side
+        largest = max(self.short_sides)
+        if largest > self.long_side:
+            raise ValueError(f"short_side {largest} is above long_side {self.long_side}")
+        short, long = self.test_sides
         if short > long:
             raise ValueError(f"at test the short side {short} is above the long side {long}")
         return self
+
+    @property
+    def short_sides(self) -> list[int]:
+        """`short_side` as a list, whichever way it is written."""
+        return self.short_side if isinstance(self.short_side, list) else [self.short_side]
+
+    @property
+    def test_sides(self) -> tuple[int, int]:
+        """Short and long side of evaluation and prediction."""
+        return self.test_short_side or max(self.short_sides), self.test_long_side or self.long_side
 
 
 # --------------------------------------------------------------------------------------------------------------- model
@@ -161,7 +171,7 @@ class BackboneConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.strides is not None:
-            if not self.strides or self.strides != sorted(set(self.strides)):
+            if not self.strides or self.strides != sorted(self.strides):
                 raise ValueError(f"strides {self.strides} must ascend, the finest map first")
             if self.neck == "none" and len(self.strides) > 1:
                 raise ValueError(f"neck 'none' uses one map, but strides are {self.strides}")

@@ -86,7 +86,7 @@ def build_train_loader(
         is_wide=[each.width >= each.height for each in dataset.records] if data.aspect_ratio_grouping else None,
     )
     transform = TrainTransform(
-        short_sides=_as_list(data.short_side),
+        short_sides=data.short_sides,
         long_side=data.long_side,
         flip=data.flip,
         vertical_flip=data.vertical_flip,
@@ -106,10 +106,8 @@ def build_eval_loader(
     pin_memory: bool = False,
 ) -> BatchLoader:
     """Images rank, rank + world_size, ... once, in order; `Batch.index` tells which. None where all were left out."""
-    transform = TestTransform(
-        short_side=data.test_short_side or max(_as_list(data.short_side)),
-        long_side=data.test_long_side or data.long_side,
-    )
+    short_side, long_side = data.test_sides
+    transform = TestTransform(short_side=short_side, long_side=long_side)
     sampler = EvalSampler(len(dataset), batch_size=batch_size, rank=rank, world_size=world_size)
     samples = EvalSamples(dataset, transform)
     return BatchLoader(samples, sampler, workers=data.workers, prefetch=data.prefetch, pin_memory=pin_memory)
@@ -146,7 +144,3 @@ def _declared_classes(source: Source) -> tuple[str, tuple[str, ...]]:
 
 def _train_sources(data: DataConfig) -> list[Source]:
     return list(data.train) if isinstance(data.train, list) else [data.train]
-
-
-def _as_list(short_side: int | list[int]) -> list[int]:
-    return short_side if isinstance(short_side, list) else [short_side]

@@ -1,9 +1,10 @@
 """Data sets with one COCO instances file."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from frcnn.data.dataset import DetectionDataset, check_class_names
 from frcnn.data.problems import ErrorPolicy
 from frcnn.errors import DataError
 from frcnn.records import ImageRecord
+
+Found = TypeVar("Found")
 
 UNKNOWN = -1
 LEFT_OUT = -2
@@ -128,7 +131,7 @@ def _usable_images(
         elif image_id in row_by_id:
             problems.report(f"{path}: image id {image_id} is there twice, again for {entry['file_name']}")
         elif not (_is_size(entry.get("height")) and _is_size(entry.get("width"))):
-            problems.report(f"{path}: image {image_id} ({entry['file_name']}) needs a height and a width above 0")
+            problems.report(f"{path}: image {image_id} ({entry['file_name']}) needs a finite height and width above 0")
             row_by_id[image_id] = LEFT_OUT
         else:
             row_by_id[image_id] = len(usable)
@@ -137,7 +140,7 @@ def _usable_images(
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int | float) and value >= 1
+    return isinstance(value, int | float) and 1 <= value < math.inf
 
 
 class _Objects(NamedTuple):
@@ -163,8 +166,8 @@ def _usable_objects(
     problems: ErrorPolicy,
 ) -> _Objects:
     """Columns of all annotations at once: COCO has 860,000, of which Python looks only at those with a problem."""
-    rows = np.array([row_by_id.get(entry.get("image_id"), UNKNOWN) for entry in entries], np.int64)
-    labels = np.array([label_by_id.get(entry.get("category_id"), 0) for entry in entries], np.int64)
+    rows = np.array([_find(row_by_id, entry.get("image_id"), UNKNOWN) for entry in entries], np.int64)
+    labels = np.array([_find(label_by_id, entry.get("category_id"), 0) for entry in entries], np.int64)
     is_crowd = np.array([bool(entry.get("iscrowd")) for entry in entries], bool)
     boxes = _read_boxes(entries)
     boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
@@ -184,7 +187,7 @@ def _usable_objects(
         subject = f"{path}: annotation {entry.get('id', f'number {position}')} of image {image_id}"
         if rows[position] == UNKNOWN:
             problems.report(f"{subject}: there is no image of this id")
-        elif category_id not in name_by_id:
+        elif not _find(name_by_id, category_id, ""):
             problems.report(f"{subject}: there is no category {category_id}")
         elif labels[position] == 0:
             name = f"category {name_by_id[category_id]!r} (id {category_id})"
@@ -196,6 +199,11 @@ def _usable_objects(
     kept = np.flatnonzero(is_usable)
     kept = kept[np.argsort(rows[kept], kind="stable")]
     return _Objects(rows[kept], boxes[kept], labels[kept], areas[kept], is_crowd[kept])
+
+
+def _find(table: Mapping[Any, Found], key: Any, default: Found) -> Found:
+    """The entry of an id; `default` for one that is unknown or no id at all (a list could not even be looked up)."""
+    return table.get(key, default) if isinstance(key, int | float | str) else default
 
 
 def _read_boxes(entries: list[dict[str, Any]]) -> np.ndarray:

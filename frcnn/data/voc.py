@@ -145,8 +145,8 @@ def _read_annotation(path: Path) -> _Annotation:
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path}: broken XML: {error}") from None
     height, width = _number(root, "size/height"), _number(root, "size/width")
-    if not (height >= 1 and width >= 1):
-        raise DataError(f"{path}: size of the image is missing or 0")
+    if not (1 <= height < math.inf and 1 <= width < math.inf):  # False for NaN too
+        raise DataError(f"{path}: size of the image is missing, 0 or infinite")
     objects = []
     for each in root.findall("object"):  # direct children only: the parts of a person have boxes of their own
         box = tuple(_number(each, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax"))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -86,8 +87,9 @@ def build_backbone(
         frozen_stages: how many, counted from the stem.
         norm: "frozen_bn" or "bn".
         neck: "none" or "fpn".
-        strides: of the trunk's maps, rising; None is [16] without a neck and [4, 8, 16, 32] with one, for
-            mobilenet_v3_large the two maps of stride 32 that torchvision's detector uses.
+        strides: of the trunk's maps, rising, with a neck powers of two, each twice the one before; None is [16]
+            without a neck and [4, 8, 16, 32] with one, for mobilenet_v3_large the two maps of stride 32 that
+            torchvision's detector uses.
         neck_channels, neck_norm, extra_level: see `FeaturePyramid`; not used without a neck.
         head: "vgg_fc", "res5", or another kind, which is none of the trunk's.
         dropout: of vgg_fc.
@@ -147,6 +149,11 @@ def _check_combination(*, name: str, neck: str, strides: Sequence[int] | None, h
         raise ConfigError(
             f"model.backbone.strides: {list(strides)} must be one stride where model.backbone.neck is none"
         )
+    if neck == "fpn" and strides is not None and not _is_pyramid(strides, name=name):
+        raise ConfigError(
+            f"model.backbone.strides: {list(strides)} must be powers of two in rising order, "
+            "each twice the one before, where model.backbone.neck is fpn"
+        )
     owners = {"vgg_fc": ("vgg16",), "res5": RESNETS}.get(head)
     if owners is None:
         return
@@ -157,6 +164,17 @@ def _check_combination(*, name: str, neck: str, strides: Sequence[int] | None, h
             f"model.roi.head.kind: {head} goes on from the map of stride 16; set model.backbone.neck: none "
             "and leave model.backbone.strides out"
         )
+
+
+def _is_pyramid(strides: Sequence[int], *, name: str) -> bool:
+    """Whether a region's level follows from its size alone; torchvision's pair of MobileNet maps shares one level."""
+    if name == "mobilenet_v3_large" and list(strides) == [32, 32]:
+        return True
+    return (
+        len(strides) > 0
+        and strides[0].bit_count() == 1
+        and all(coarser == 2 * finer for finer, coarser in pairwise(strides))
+    )
 
 
 class _Probed(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frcnn.model.norm import group_norm
 from frcnn.ops.roi_pooling import assign_levels, roi_align, roi_pool
 
 
@@ -85,7 +86,7 @@ class TwoFcHead(nn.Module):
         for _ in range(num_convs):
             layers.append(nn.Conv2d(in_channels, in_channels, 3, padding=1, bias=norm == "none"))
             if norm == "group":
-                layers.append(nn.GroupNorm(32, in_channels))
+                layers.append(group_norm(in_channels))
             layers.append(nn.ReLU(inplace=True))
         for layer in layers:
             if isinstance(layer, nn.Conv2d):

@@ -131,8 +131,6 @@ def _build_roi_head(roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | 
         canonical_size=roi.pooling.canonical_size,
         canonical_level=roi.pooling.canonical_level,
     )
-    if roi.head.kind == "vgg_fc" and roi.pooling.size != 7:
-        raise ConfigError(f"model.roi.pooling.size is {roi.pooling.size}, but fc6 of vgg_fc takes 7 x 7 bins")
     head = trunk_head
     if head is None:
         head = TwoFcHead(

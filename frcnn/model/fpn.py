@@ -1,10 +1,11 @@
 """The feature pyramid (Lin et al. 2017)."""
 
 from collections.abc import Sequence
-from math import gcd
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from frcnn.model.norm import group_norm
 
 
 class FeaturePyramid(nn.Module):
@@ -47,5 +48,5 @@ def _convolution(in_channels: int, channels: int, *, size: int, norm: str) -> nn
         nn.init.zeros_(convolution.bias)
     layers: list[nn.Module] = [convolution]
     if norm == "group":
-        layers.append(nn.GroupNorm(gcd(32, channels), channels))
+        layers.append(group_norm(channels))
     return nn.Sequential(*layers)

@@ -42,7 +42,7 @@ def roi_pool(features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides
     """
 
     def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
-        return torchvision.ops.roi_pool(feature, rois, size, scale)
+        return torchvision.ops.roi_pool(widen(feature), rois, size, scale).to(feature.dtype)
 
     return _pool_each_level(kernel, features, rois, level, strides=strides)
 
@@ -90,18 +90,14 @@ def roi_align(
     table = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
     table = widen(table.flatten(0, 1))
     with torch.no_grad():
-        per_level = table.new_tensor(
-            [
-                [feature.shape[2], feature.shape[3], sum(pixels[:i]), 1 / strides[i]]
-                for i, feature in enumerate(features)
-            ]
-        )
-        height, width, first_row, scale = per_level[level].unbind(1)
-        first_row = first_row + rois[:, 0] * sum(pixels)
+        layout = [[feature.shape[2], feature.shape[3], sum(pixels[:i])] for i, feature in enumerate(features)]
+        height, width, first_row = level.new_tensor(layout)[level].unbind(1)  # int64: float32 ends at 2**24 rows
+        first_row = first_row + rois[:, 0].long() * sum(pixels)
+        scale = table.new_tensor([1 / stride for stride in strides])[level]
         box = rois[:, 1:] * scale[:, None] - (0.5 if aligned else 0.0)
         y, y_weight = _sample_axis(box[:, 1], box[:, 3], height, size, sampling_ratio, aligned)
         x, x_weight = _sample_axis(box[:, 0], box[:, 2], width, size, sampling_ratio, aligned)
-        row = first_row.to(torch.int64)[:, None, None] + y * width.to(torch.int64)[:, None, None]
+        row = first_row[:, None, None] + y * width[:, None, None]
         # (N, S, 1, 2*ratio, 1) with (N, 1, S, 1, 2*ratio) -> (N*S*S, 4*ratio*ratio)
         index = (row[:, :, None, :, None] + x[:, None, :, None, :]).flatten(0, 2).flatten(1)
         weight = (y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]).flatten(0, 2).flatten(1)
@@ -115,8 +111,9 @@ def _sample_axis(
 ) -> tuple[Tensor, Tensor]:
     """Pixels and weights of the bilinear samples along one axis.
 
-    From the region's start and end and the length of the map, each (N,), to pixels (N, S, 2*ratio) int64 and weights
-    of the same shape: the pixel below and above each of the bin's samples. A bin's weights sum to 1 inside the map.
+    From the region's start and end and the length (int64) of the map, each (N,), to pixels (N, S, 2*ratio) int64 and
+    weights of the same shape: the pixel below and above each of the bin's samples. A bin's weights sum to 1
+    inside the map.
     """
     extent = end - start if aligned else (end - start).clamp(min=1)
     extent = (extent / size)[:, None]  # of one bin

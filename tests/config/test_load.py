@@ -218,6 +218,28 @@ def test_res5_and_pyramid_do_not_go_together(small):
     assert "roi.head.kind 'res5' works on the stride-16 map" in message(small, *overrides)
 
 
+def test_fc6_of_vgg_takes_seven_bins_a_side(small):
+    overrides = ["model.backbone.name=vgg16", "model.roi.head.kind=vgg_fc", "model.roi.pooling.size=8"]
+    assert "roi.head.kind 'vgg_fc' needs roi.pooling.size 7, not 8" in message(small, *overrides)
+
+
+def test_torchvisions_pair_of_mobilenet_maps_can_be_written_out(small):
+    overrides = ["model.backbone.name=mobilenet_v3_large", "model.backbone.neck=fpn", "model.backbone.strides=[32, 32]"]
+    assert load_config(small, overrides).model.backbone.strides == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sides"),
+    [
+        ([], (600, 1000)),
+        (["data.short_side=[480, 560, 500]"], (560, 1000)),
+        (["data.test_short_side=400", "data.test_long_side=700"], (400, 700)),
+    ],
+)
+def test_sides_at_test_are_the_largest_of_training_unless_set(small, overrides, sides):
+    assert load_config(small, overrides).data.test_sides == sides
+
+
 def test_several_mistakes_are_all_listed_each_with_its_source(write, small):
     path = write("mine.yaml", "base: small.yaml\ntrain: {btch_size: 2}\ndata: {val: {format: voc}}")
     assert message(path, "train.lr=x").splitlines() == [

@@ -97,6 +97,10 @@ def test_a_file_without_any_annotation_loads(coco_files):
         ({"id": 1, "image_id": 7, "category_id": 1}, "box without area .*None"),
         (box(category_id=33), "annotation 1 of image 7: there is no category 33"),
         (box(image_id=8), "annotation 1 of image 8: there is no image of this id"),
+        (box(category_id=[1]), r"annotation 1 of image 7: there is no category \[1\]"),
+        (box(category_id={}), "annotation 1 of image 7: there is no category {}"),
+        (box(image_id=[7]), r"annotation 1 of image \[7\]: there is no image of this id"),
+        (box(image_id={"id": 7}), "there is no image of this id"),
     ],
 )
 def test_an_unusable_annotation_stops_or_is_left_out(coco_files, annotation, message, caplog):
@@ -113,15 +117,27 @@ def test_an_unusable_annotation_stops_or_is_left_out(coco_files, annotation, mes
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"id": 8, "file_name": "b.jpg", "height": 0, "width": 60}, r"image 8 \(b\.jpg\) needs a height"),
-        ({"id": 8, "file_name": "b.jpg"}, r"image 8 \(b\.jpg\) needs a height"),
+        ({"id": 8, "file_name": "b.jpg", "height": 0, "width": 60}, r"image 8 \(b\.jpg\) needs a finite height"),
+        ({"id": 8, "file_name": "b.jpg"}, r"image 8 \(b\.jpg\) needs a finite height"),
+        (
+            {"id": 8, "file_name": "b.jpg", "height": float("inf"), "width": 60},
+            r"image 8 \(b\.jpg\) needs a finite height",
+        ),
+        (
+            {"id": 8, "file_name": "b.jpg", "height": 40, "width": float("nan")},
+            r"image 8 \(b\.jpg\) needs a finite height",
+        ),
+        ({"id": [8], "file_name": "b.jpg", "height": 40, "width": 60}, "needs an id and a file_name"),
         ({"id": 8, "height": 40, "width": 60}, "needs an id and a file_name"),
         ({"id": 7, "file_name": "b.jpg", "height": 40, "width": 60}, "image id 7 is there twice"),
     ],
 )
 def test_an_unusable_image_entry_stops_or_is_left_out(coco_files, broken, message):
     whole = {"id": 7, "file_name": "seven.jpg", "height": 40, "width": 60}
-    files = coco_files(categories=GAPS, annotations=[box(18)], images=[whole, broken])
+    files = coco_files(categories=GAPS, annotations=[box(18)], images=[whole])
+    document = json.loads(files[1].read_text())
+    document["images"].append(broken)
+    files[1].write_text(json.dumps(document))
     with pytest.raises(DataError, match=message):
         load(files)
     dataset = load(files, on_error="skip")

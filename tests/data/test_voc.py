@@ -106,8 +106,10 @@ def test_an_unknown_class_is_reported(voc_root):
         (None, "annotation file not found"),
         ("<annotation><size>", "broken XML"),
         ("", "broken XML"),
-        ("<annotation></annotation>", "size of the image is missing or 0"),
+        ("<annotation></annotation>", "size of the image is missing, 0 or infinite"),
         ("<annotation><size><width>0</width><height>0</height></size></annotation>", "size of the image"),
+        ("<annotation><size><width>60</width><height>inf</height></size></annotation>", "size of the image"),
+        ("<annotation><size><width>nan</width><height>40</height></size></annotation>", "size of the image"),
     ],
 )
 def test_an_unusable_xml_leaves_out_its_image(voc_root, content, message):

@@ -62,7 +62,10 @@ def test_single_map_has_the_channels_of_the_trunk(name, channels):
     assert build(name)[0].channels == channels
 
 
-@pytest.mark.parametrize(("name", "strides"), [("resnet18", [8, 16]), ("mobilenet_v3_large", [16, 32]), ("vgg16", [8])])
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [("resnet18", [8, 16]), ("mobilenet_v3_large", [16, 32]), ("mobilenet_v3_large", [32, 32]), ("vgg16", [8])],
+)
 def test_chosen_strides(name, strides):
     backbone, _ = build(name, strides=strides, neck="fpn" if len(strides) > 1 else "none", extra_level=False)
     assert backbone.strides == tuple(strides)
@@ -177,9 +180,12 @@ def test_has_batch_norm():
     [
         ("resnet5", {}, "unknown 'resnet5'; did you mean resnet50"),
         ("yolo", {}, "vgg16, resnet18"),
-        ("resnet18", {"strides": [2, 8], "neck": "fpn"}, "no map of stride 2; it has 4, 8, 16, 32"),
+        ("resnet18", {"strides": [2, 4], "neck": "fpn"}, "no map of stride 2; it has 4, 8, 16, 32"),
         ("resnet18", {"strides": [16, 8], "neck": "fpn"}, "rising"),
         ("resnet18", {"strides": [], "neck": "fpn"}, "rising"),
+        ("resnet18", {"strides": [4, 16], "neck": "fpn"}, r"model.backbone.strides: \[4, 16\] must be powers of two"),
+        ("resnet18", {"strides": [32, 32], "neck": "fpn"}, "each twice the one before"),
+        ("timm/resnet18", {"strides": [8, 32], "neck": "fpn"}, "each twice the one before"),
         ("resnet18", {"strides": [8, 16]}, "must be one stride"),
         ("resnet18", {"frozen_stages": 5}, "5, but resnet18 has 4 stages up to stride 16"),
         ("resnet18", {"head": "vgg_fc"}, "vgg_fc belongs to vgg16"),

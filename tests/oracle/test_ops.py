@@ -165,6 +165,23 @@ def test_roi_pool_equals_torchvision_on_one_map_and_on_a_pyramid():
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
 
 
+def test_roi_align_on_more_pixels_than_float32_can_count():
+    feature = torch.rand(4, 1, 2001, 3001)  # of odd area: the first pixel of image 3 is none of float32's integers
+    rois = as_rois(random_boxes(20, extent=2000), batch=4)
+    level = torch.zeros(20, dtype=torch.int64)
+    ours = roi_align([feature], rois, level, strides=(1,), size=7, sampling_ratio=2, aligned=True)
+    theirs = torchvision.ops.roi_align(feature, rois, 7, 1.0, 2, True)
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
+def test_roi_pool_in_bfloat16_is_that_of_float32():
+    feature, rois = torch.randn(1, 4, 20, 22).bfloat16(), as_rois(random_boxes(10), batch=1)
+    level = torch.zeros(10, dtype=torch.int64)
+    low = roi_pool([feature], rois, level, strides=(16,), size=7)
+    assert low.dtype == torch.bfloat16
+    assert torch.equal(low.float(), roi_pool([feature.float()], rois, level, strides=(16,), size=7))
+
+
 def test_roi_align_in_bfloat16_computes_in_float32():
     feature = torch.randn(1, 4, 20, 22)
     rois = as_rois(random_boxes(10), batch=1)
