@@ -60,11 +60,12 @@ class Batch(NamedTuple):
         """Move every tensor to `device`."""
         moved = [tensor.to(device, non_blocking=non_blocking) for tensor in self[:-1]]
         ground_truth = GroundTruth(*(tensor.to(device, non_blocking=non_blocking) for tensor in self.ground_truth))
-        return Batch(*moved, ground_truth)
+        return Batch._make([*moved, ground_truth])
 
     def pin_memory(self) -> "Batch":
         """Copy every tensor to page-locked memory; the loader calls this where a GPU is there."""
-        return Batch(*(t.pin_memory() for t in self[:-1]), GroundTruth(*(t.pin_memory() for t in self.ground_truth)))
+        ground_truth = GroundTruth(*(tensor.pin_memory() for tensor in self.ground_truth))
+        return Batch._make([*(tensor.pin_memory() for tensor in self[:-1]), ground_truth])
 
 
 class RpnOutput(NamedTuple):

@@ -140,6 +140,7 @@ def _build_roi_head(roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | 
             num_convs=roi.head.convs,
             norm=roi.head.norm,
         )
+    assert isinstance(head.out_channels, int)
     predictor = BoxPredictor(head.out_channels, num_classes=num_classes, class_agnostic=roi.class_agnostic)
     return RoiHead(pooling, head, predictor)
 
@@ -147,16 +148,17 @@ def _build_roi_head(roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | 
 def _sizes_per_level(model: ModelConfig, *, num_levels: int) -> list[list[float]]:
     """The anchor sizes of each level: one list is for all levels alike."""
     sizes = model.anchors.sizes
-    if not isinstance(sizes[0], list):
-        return [list(sizes)] * num_levels
-    if len(sizes) != num_levels:
+    per_level = [list(level) for level in sizes if isinstance(level, list)]
+    if not per_level:
+        return [[size for size in sizes if not isinstance(size, list)]] * num_levels
+    if len(per_level) != num_levels:
         raise ConfigError(
-            f"model.anchors.sizes has {len(sizes)} lists for {num_levels} levels of model.backbone; "
+            f"model.anchors.sizes has {len(per_level)} lists for {num_levels} levels of model.backbone; "
             "give one list a level, or one for all of them"
         )
-    if len({len(level) for level in sizes}) != 1:
-        raise ConfigError(f"model.anchors.sizes: every level needs the same number of sizes, not {sizes}")
-    return [list(level) for level in sizes]
+    if len({len(level) for level in per_level}) != 1:
+        raise ConfigError(f"model.anchors.sizes: every level needs the same number of sizes, not {per_level}")
+    return per_level
 
 
 def _require_trainable(model: ModelConfig, backbone: Backbone) -> None:

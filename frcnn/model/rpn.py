@@ -32,6 +32,7 @@ class RpnHead(nn.Module):
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 1)
         for layer in (self.conv, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> RpnOutput:
