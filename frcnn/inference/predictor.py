@@ -72,11 +72,8 @@ class Predictor:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.device = device
-        short_side, long_side = config.data.short_side, config.data.long_side
-        self.transform = TestTransform(
-            short_side=config.data.test_short_side or (max(short_side) if isinstance(short_side, list) else short_side),
-            long_side=config.data.test_long_side or long_side,
-        )
+        short_side, long_side = config.data.test_sides
+        self.transform = TestTransform(short_side=short_side, long_side=long_side)
 
     def predict(
         self, images: ImageLike | Iterable[ImageLike], *, score_threshold: float = 0.5, batch_size: int = 1

@@ -61,7 +61,7 @@ def detect_batch(
     """The detections of each image of a batch, in pixels of the original image. The model is in evaluation mode."""
     device = torch.device(device)
     batch = batch.to(device)
-    with _autocast(device, precision):
+    with autocast(device, precision):
         detections = model.forward_detect(batch.images, batch.image_sizes)
     boxes = to_original(detections.boxes.float(), batch.image_sizes, batch.original_sizes).cpu().numpy()
     scores, labels, valid = (each.cpu().numpy() for each in (detections.scores.float(), *detections[2:]))
@@ -83,7 +83,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """The context that computes in `precision`; fp16 is float32 on a CPU."""
     if precision == "float32" or (precision == "fp16" and device.type == "cpu"):
         return nullcontext()
     return torch.autocast(device.type, dtype=_AUTOCAST_TYPES[precision])

@@ -6,12 +6,12 @@ everything above it keeps its shapes under `torch.compile`, FakeTensorMode and e
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, library
 
 from frcnn.ops.boxes import widen
 
 
-@torch.library.custom_op("frcnn::nms", mutates_args=())
+@library.custom_op("frcnn::nms", mutates_args=())
 def _nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, k: int) -> tuple[Tensor, Tensor]:
     index = torch.zeros((len(boxes), k), dtype=torch.int64, device=boxes.device)
     valid = torch.zeros((len(boxes), k), dtype=torch.bool, device=boxes.device)

@@ -126,8 +126,8 @@ def describe(experiment: Experiment) -> str:
         "train.eval_every": experiment.eval_every,
         "train.checkpoint_every": experiment.checkpoint_every,
         "backbone.strides": list(experiment.model.backbone.strides),
-        "data.test_short_side": config.data.test_short_side or largest(config.data.short_side),
-        "data.test_long_side": config.data.test_long_side or config.data.long_side,
+        "data.test_short_side": config.data.test_sides[0],
+        "data.test_long_side": config.data.test_sides[1],
     }
     return "\n".join(
         [
@@ -139,7 +139,3 @@ def describe(experiment: Experiment) -> str:
             f"model  {trainable / 1e6:.2f} M trainable parameters, {frozen / 1e6:.2f} M frozen",
         ]
     )
-
-
-def largest(sides: int | list[int]) -> int:
-    return sides if isinstance(sides, int) else max(sides)

@@ -20,6 +20,7 @@ from frcnn.config import to_yaml
 from frcnn.data.build import build_train_loader
 from frcnn.data.dataset import DetectionDataset
 from frcnn.evaluation.report import format_report
+from frcnn.inference.run import autocast
 from frcnn.structures import Batch, Losses
 from frcnn.train.build import Experiment
 from frcnn.train.distributed import World, gather
@@ -29,8 +30,6 @@ from frcnn.train.optimizer import set_lr
 from frcnn.train.run_folder import RunFolder, cut_metrics, remove_leftovers, write_environment, write_text
 from frcnn.train.state import Progress, restore, save_last, save_weights, start_randomness
 from frcnn.train.validation import draw_examples, flat_metrics, validate
-
-AUTOCAST_TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(
@@ -131,7 +130,7 @@ def train_step(
         batch = batch.to(device)
         is_last = part == config.accumulate - 1
         with nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync():
-            with torch.autocast(device.type, AUTOCAST_TYPES[config.precision], enabled=config.precision != "float32"):
+            with autocast(device, config.precision):
                 losses: Losses = model(batch)
             scaler.scale(losses.total / config.accumulate).backward()
         losses_of_parts.append(losses)
