@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from frcnn.config.schema import CocoSource, DataConfig, ShapesSource, VocSource
+from frcnn.config.schema.data import CocoSource, DataConfig, ShapesSource, VocSource
 from frcnn.data import coco, shapes, voc
 from frcnn.data.concat import ConcatDataset
 from frcnn.data.dataset import DetectionDataset, check_class_names
@@ -120,11 +120,16 @@ def _build_source(source: Source, class_names: list[str], problems: ErrorPolicy,
             split=source.split,
             class_names=class_names,
             difficult=source.difficult if is_train else "ignore",
+            coordinates=source.coordinates,
             problems=problems,
         )
     if isinstance(source, CocoSource):
         return coco.CocoDataset(
-            images=source.images, annotations=source.annotations, class_names=class_names, problems=problems
+            images=source.images,
+            annotations=source.annotations,
+            class_names=class_names,
+            crowd=source.crowd if is_train else "ignore",
+            problems=problems,
         )
     if list(class_names) != list(shapes.CLASS_NAMES):
         raise DataError(f"the classes of `shapes` are {', '.join(shapes.CLASS_NAMES)}, not {', '.join(class_names)}")

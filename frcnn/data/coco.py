@@ -2,9 +2,10 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,7 +24,8 @@ class CocoDataset(DetectionDataset):
     """Images of a COCO file in the file's order, those without objects too.
 
     Labels 1..K follow the category ids in ascending order, whatever their gaps, or `class_names` where given. Crowds
-    are ignore regions. Boxes are clipped to the image; `area` is used as annotated, else it is width * height.
+    are ignore regions, or left out. Boxes are clipped to the image; `area` is used as annotated, else it is
+    width * height.
 
     Reported to `problems` and left out: images without id, name or size, or with an id already taken; annotations of
     an unknown image or category, or whose box has no area in the image. A category that `class_names` does not hold
@@ -37,12 +39,15 @@ class CocoDataset(DetectionDataset):
         annotations: Path,
         problems: ErrorPolicy,
         class_names: Sequence[str] | None = None,
+        crowd: Literal["ignore", "drop"] = "ignore",
     ) -> None:
         """
         Args:
             images: folder that `file_name` is relative to.
             annotations: the instances JSON.
-            class_names: label order; each must be a category of the file. None takes every category.
+            class_names: label order; each must be a category of the file, or "N/A 12" for an id that COCO leaves out
+                but a network has an output for. None takes every category.
+            crowd: crowds become ignore regions or are left out.
 
         Raises:
             DataError: a missing folder or file, broken JSON, a list that is not there, a class that is no category.
@@ -54,7 +59,7 @@ class CocoDataset(DetectionDataset):
         check_class_names(list(name_by_id.values()), source=str(annotations))
         if class_names is None:
             class_names = list(name_by_id.values())
-        id_by_name = {name: category_id for category_id, name in name_by_id.items()}
+        id_by_name = _unused_ids(class_names) | {name: category_id for category_id, name in name_by_id.items()}
         missing = [name for name in class_names if name not in id_by_name]
         if missing:
             raise DataError(f"{annotations}: no category is named {', '.join(missing)}; it has {', '.join(id_by_name)}")
@@ -71,6 +76,8 @@ class CocoDataset(DetectionDataset):
             path=annotations,
             problems=problems,
         )
+        if crowd == "drop":
+            objects = _Objects(*(field[~objects.is_crowd] for field in objects))
         super().__init__(
             name=f"coco {annotations.name}",
             class_names=class_names,
@@ -204,6 +211,12 @@ def _usable_objects(
 def _find(table: Mapping[Any, Found], key: Any, default: Found) -> Found:
     """The entry of an id; `default` for one that is unknown or no id at all (a list could not even be looked up)."""
     return table.get(key, default) if isinstance(key, int | float | str) else default
+
+
+def _unused_ids(class_names: Sequence[str]) -> dict[str, int]:
+    """The ids in the names of classes that stand for none, such as "N/A 12"."""
+    found = [(name, re.fullmatch(r"N/A (\d+)", name)) for name in class_names]
+    return {name: int(match[1]) for name, match in found if match}
 
 
 def _read_boxes(entries: list[dict[str, Any]]) -> np.ndarray:

@@ -20,8 +20,8 @@ class VocDataset(DetectionDataset):
     """Images of one list in ImageSets/Main, in the list's order, those without objects too.
 
     Coordinates are 1-based and inclusive in the files; they become the continuous edges xmin-1, ymin-1, xmax, ymax
-    and are clipped to the image. A box has no area where xmax <= xmin or ymax <= ymin as written:
-    by arithmetic it would be one pixel wide, but what stands there is a stray click, as twice in BCCD.
+    (or as `coordinates` says) and are clipped to the image. A box has no area where xmax <= xmin or ymax <= ymin as
+    written: by arithmetic it would be one pixel wide, but what stands there is a stray click, as twice in BCCD.
 
     Reported to `problems`: an XML that is missing, broken, or without an image size leaves out the image; a class
     that `class_names` does not hold, or a box that is missing or without area, leaves out the object.
@@ -35,6 +35,7 @@ class VocDataset(DetectionDataset):
         problems: ErrorPolicy,
         class_names: Sequence[str] | None = None,
         difficult: Literal["ignore", "keep", "drop"] = "ignore",
+        coordinates: Literal["edges", "minus_one"] = "edges",
     ) -> None:
         """
         Args:
@@ -43,6 +44,7 @@ class VocDataset(DetectionDataset):
             class_names: label order; None takes the names found in the annotations, sorted.
             difficult: difficult objects become ignore regions, stay ordinary objects, or are left out. The first two
                 keep their mark `is_difficult`, by which evaluation ignores them.
+            coordinates: "edges", or "minus_one" to take 1 from all four.
 
         Raises:
             DataError: a missing folder or list.
@@ -68,6 +70,7 @@ class VocDataset(DetectionDataset):
                     xml_path=xml_path,
                     label_by_name=label_by_name,
                     difficult=difficult,
+                    far_shift=1 if coordinates == "minus_one" else 0,
                     problems=problems,
                 )
             )
@@ -176,8 +179,10 @@ def _record(
     xml_path: Path,
     label_by_name: dict[str, int],
     difficult: str,
+    far_shift: int,
     problems: ErrorPolicy,
 ) -> ImageRecord:
+    """The boxes are xmin - 1, ymin - 1, xmax - far_shift, ymax - far_shift."""
     boxes, labels, is_difficult = [], [], []
     for number, each in enumerate(annotation.objects, start=1):
         subject = f"{xml_path}: object {number} ({each.name})"
@@ -188,7 +193,7 @@ def _record(
         else:
             xmin, ymin, xmax, ymax = each.box
             left, top = max(xmin - 1, 0.0), max(ymin - 1, 0.0)
-            right, bottom = min(xmax, annotation.width), min(ymax, annotation.height)
+            right, bottom = min(xmax - far_shift, annotation.width), min(ymax - far_shift, annotation.height)
             if xmax <= xmin or ymax <= ymin or right <= left or bottom <= top:
                 written = f"xmin {xmin:g} ymin {ymin:g} xmax {xmax:g} ymax {ymax:g}"
                 problems.report(f"{subject}: box without area in the image: {written}")

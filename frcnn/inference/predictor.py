@@ -138,6 +138,7 @@ def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device,
         num_classes=len(checkpoint["class_names"]),
         mean=config.data.mean,
         std=config.data.std,
+        channels=config.data.channels,
         pretrained=False,
     )
     try:

@@ -62,7 +62,7 @@ def detect_batch(
     device = torch.device(device)
     batch = batch.to(device)
     with autocast(device, precision):
-        detections = model.forward_detect(batch.images, batch.image_sizes)
+        detections = model.forward_detect(batch.images, batch.image_sizes, batch.original_sizes)
     boxes = to_original(detections.boxes.float(), batch.image_sizes, batch.original_sizes).cpu().numpy()
     scores, labels, valid = (each.cpu().numpy() for each in (detections.scores.float(), *detections[2:]))
     return [

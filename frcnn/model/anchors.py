@@ -9,16 +9,27 @@ from torch import Tensor, nn
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, rounding: str = "none") -> Tensor:
     """Anchors around the origin, one for each ratio and size: (len(ratios) * len(sizes), 4) float32.
 
-    All anchors of one size have the area size**2; a ratio is height / width. Ratios vary slowest. With rounding
-    "torchvision" half widths and half heights are rounded to whole pixels.
+    All anchors of one size have the area size**2; a ratio is height / width. Ratios vary slowest.
+
+    Args:
+        rounding: "torchvision" rounds half widths and half heights to whole pixels. "caffe" rounds, for each ratio, the
+            width of the anchor of size 16 to whole pixels, then the height that goes with it, halves to even, and
+            scales both up (py-faster-rcnn's generate_anchors).
 
     >>> cell_anchors([16.0], [1.0])
     tensor([[-8., -8.,  8.,  8.]])
+    >>> cell_anchors([128.0], [0.5], rounding="caffe")  # 184 x 96, as 23 x 12 at size 16
+    tensor([[-92., -48.,  92.,  48.]])
     """
     size = torch.tensor(sizes, dtype=torch.float32)
-    height_factor = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]
-    height = (height_factor * size).flatten()
-    width = (1 / height_factor * size).flatten()
+    ratio = torch.tensor(ratios, dtype=torch.float32)[:, None]
+    if rounding == "caffe":
+        rounded_width = (256 / ratio).sqrt().round()
+        height = ((rounded_width * ratio).round() * size / 16).flatten()
+        width = (rounded_width * size / 16).flatten()
+    else:
+        height = (ratio.sqrt() * size).flatten()
+        width = (1 / ratio.sqrt() * size).flatten()
     anchors = torch.stack([-width, -height, width, height], dim=1) / 2
     return anchors.round() if rounding == "torchvision" else anchors
 
@@ -31,11 +42,12 @@ class AnchorGenerator(nn.Module):
         ratios: height / width, the same on every level.
         strides: canvas pixels between neighbours on each level.
         rounding: see `cell_anchors`.
+        centre: "corner" or "middle" of a position.
         strides_from: "level" places anchors `strides` apart; "canvas" derives the distance as canvas // map size in
             each axis, as torchvision does (the same wherever the canvas is a multiple of the stride).
 
-    An anchor is centred on the upper left corner of its position: level k's position (i, j) has its centre at
-    (stride * j, stride * i).
+    Position (i, j) of a level covers the pixels from (stride * j, stride * i) on; its anchors are centred there, or
+    half a stride further.
     """
 
     def __init__(
@@ -45,6 +57,7 @@ class AnchorGenerator(nn.Module):
         ratios: Sequence[float],
         strides: Sequence[int],
         rounding: str = "none",
+        centre: str = "corner",
         strides_from: str = "level",
     ):
         super().__init__()
@@ -53,6 +66,7 @@ class AnchorGenerator(nn.Module):
         if len({len(level) for level in sizes}) != 1:
             raise ValueError("every level needs the same number of anchor sizes")
         self.strides = tuple(strides)
+        self.shift = 0.5 if centre == "middle" else 0.0
         self.strides_from = strides_from
         self.num_anchors = len(sizes[0]) * len(ratios)
         for position, level in enumerate(sizes):
@@ -76,8 +90,8 @@ class AnchorGenerator(nn.Module):
                 stride_y, stride_x = canvas_size[0] // height, canvas_size[1] // width
             else:
                 stride_y = stride_x = self.strides[position]
-            y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride_y
-            x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride_x
+            y = (torch.arange(height, device=cell.device, dtype=cell.dtype) + self.shift) * stride_y
+            x = (torch.arange(width, device=cell.device, dtype=cell.dtype) + self.shift) * stride_x
             centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")
             centre = torch.stack([centre_x, centre_y, centre_x, centre_y], dim=-1)  # (H, W, 4)
             levels.append((centre[:, :, None] + cell).reshape(-1, 4))  # (H, W, k, 4) -> (H*W*k, 4)

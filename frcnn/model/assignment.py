@@ -26,13 +26,17 @@ class Match(NamedTuple):
     index: Tensor
     """(B, N) int64 index of that object in G, the first of several equal ones."""
     is_best_of_object: Tensor
-    """(B, N) bool: ties the best IoU that any box has with some object, if that is above 0."""
+    """(B, N) bool: ties the best IoU that any box has with some object, if that is above 0 and at least
+    iou_low_quality."""
     ignore_coverage: Tensor
     """(B, N) the largest share of the box's area that lies in one ignore region."""
 
 
-def match_boxes(boxes: Tensor, ground_truth: GroundTruth) -> Match:
-    """Compare boxes (B, N, 4) with the ground truth of their images, a chunk of slots at a time."""
+def match_boxes(boxes: Tensor, ground_truth: GroundTruth, *, iou_low_quality: float = 0.0) -> Match:
+    """Compare boxes (B, N, 4) with the ground truth of their images, a chunk of slots at a time.
+
+    `iou_low_quality`: see `Match.is_best_of_object`.
+    """
     batch, count = boxes.shape[:2]
     best = boxes.new_zeros((batch, count))
     index = torch.zeros((batch, count), dtype=torch.int64, device=boxes.device)
@@ -46,7 +50,8 @@ def match_boxes(boxes: Tensor, ground_truth: GroundTruth) -> Match:
         index = torch.where(chunk_best > best, chunk_index + start, index)
         best = best.maximum(chunk_best)
         best_of_object = iou.amax(dim=1, keepdim=True)  # (B, 1, g)
-        is_best_of_object |= ((iou == best_of_object) & (best_of_object > 0)).any(dim=2)
+        is_worth_it = (best_of_object > 0) & (best_of_object >= iou_low_quality)
+        is_best_of_object |= ((iou == best_of_object) & is_worth_it).any(dim=2)
         covered = box_ops.coverage(boxes, chunk.boxes)
         covered = torch.where((chunk.is_ignored & chunk.valid)[:, None], covered, 0)
         ignore_coverage = ignore_coverage.maximum(covered.amax(dim=2))
@@ -61,6 +66,7 @@ def label_anchors(
     *,
     iou_positive: float,
     iou_negative: float,
+    iou_low_quality: float,
     ignore_overlap: float,
     inside_only: bool,
     skip_padding: bool,
@@ -70,8 +76,8 @@ def label_anchors(
     1. IoU of each anchor with each real object.
     2. Background where the best IoU is below iou_negative; ignored in between.
     3. Object where the best IoU reaches iou_positive.
-    4. Object also where an anchor ties the best IoU of some object, if that is above 0. It is regressed to the
-       anchor's own best object, which may be another.
+    4. Object also where an anchor ties the best IoU of some object, if that is above 0 and at least iou_low_quality.
+       It is regressed to the anchor's own best object, which may be another.
     5. Background that lies to ignore_overlap in an ignore region is ignored.
     6. Anchors off the image (`is_on_image`) are ignored, and take no part in step 4.
 
@@ -81,6 +87,7 @@ def label_anchors(
         image_sizes: (B, 2) (height, width).
         iou_positive: in 0..1; the paper uses 0.7.
         iou_negative: in 0..1; the paper uses 0.3.
+        iou_low_quality: in 0..1; the paper uses 0.
         ignore_overlap: in 0..1, share of the anchor's area.
         inside_only: train only on anchors wholly inside the image.
         skip_padding: train only on anchors centred inside the image.
@@ -93,7 +100,7 @@ def label_anchors(
     is_usable = is_on_image(anchors, image_sizes, inside_only=inside_only, skip_padding=skip_padding)
     # An unusable anchor becomes a box without area: it matches nothing and is no object's best.
     boxes = torch.where(is_usable[..., None], anchors, 0)
-    match = match_boxes(boxes, ground_truth)
+    match = match_boxes(boxes, ground_truth, iou_low_quality=iou_low_quality)
     is_positive = (match.iou >= iou_positive) | match.is_best_of_object
     is_negative = (match.iou < iou_negative) & (match.ignore_coverage < ignore_overlap)
     label = torch.where(is_positive, 1, torch.where(is_negative, 0, -1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from frcnn.errors import ConfigError
 from frcnn.model.fpn import FeaturePyramid
-from frcnn.model.freezing import PartlyFrozen, has_batch_norm
+from frcnn.model.freezing import PartlyFrozen, has_batch_norm, set_norm_eps
 from frcnn.model.timm_trunk import PREFIX, build_timm_trunk
 from frcnn.model.trunks import RESNETS, TORCHVISION_TRUNKS, Trunk, build_torchvision_trunk
 from frcnn.model.weights import load_weights, read_imagenet_weights, read_weights
@@ -66,10 +66,15 @@ def build_backbone(
     weights: str | None,
     frozen_stages: int,
     norm: str,
+    norm_eps: float | None = None,
+    stride_in_1x1: bool = False,
+    dilated_res5: bool = False,
+    stem_pool: str = "padded",
     neck: str,
     strides: Sequence[int] | None,
     neck_channels: int,
     neck_norm: str,
+    neck_init: str = "caffe2_xavier",
     extra_level: bool,
     head: str,
     dropout: float,
@@ -86,11 +91,13 @@ def build_backbone(
         weights: "imagenet", a path (see `weights.read_weights`), or None for random ones.
         frozen_stages: how many, counted from the stem.
         norm: "frozen_bn" or "bn".
+        norm_eps: of batch norm; None is the network's own.
+        stride_in_1x1, dilated_res5, stem_pool: see `trunks.build_torchvision_trunk`.
         neck: "none" or "fpn".
         strides: of the trunk's maps, rising, with a neck powers of two, each twice the one before; None is [16]
             without a neck and [4, 8, 16, 32] with one, for mobilenet_v3_large the two maps of stride 32 that
             torchvision's detector uses.
-        neck_channels, neck_norm, extra_level: see `FeaturePyramid`; not used without a neck.
+        neck_channels, neck_norm, neck_init, extra_level: see `FeaturePyramid`; not used without a neck.
         head: "vgg_fc", "res5", or another kind, which is none of the trunk's.
         dropout: of vgg_fc.
 
@@ -102,10 +109,29 @@ def build_backbone(
         CheckpointError: weights that cannot be read or fetched, or do not fit.
     """
     _check_combination(name=name, neck=neck, strides=strides, head=head)
+    is_resnet_changed = stride_in_1x1 or dilated_res5 or stem_pool != "padded"
+    if is_resnet_changed and name not in RESNETS:
+        raise ConfigError(
+            "model.backbone: stride_in_1x1, dilated_res5 and stem_pool change a network of torchvision's ResNets "
+            f"({', '.join(RESNETS)}), not {name}"
+        )
     if name.startswith(PREFIX):
         trunk = build_timm_trunk(name.removeprefix(PREFIX), strides=strides, neck=neck)
     else:
-        trunk = build_torchvision_trunk(name, strides=strides, neck=neck, head=head, dropout=dropout)
+        trunk = build_torchvision_trunk(
+            name,
+            strides=strides,
+            neck=neck,
+            head=head,
+            dropout=dropout,
+            stride_in_1x1=stride_in_1x1,
+            dilated_res5=dilated_res5,
+            stem_pool=stem_pool,
+        )
+    if norm_eps is not None:
+        set_norm_eps(trunk.body, norm_eps)
+        if trunk.head is not None:
+            set_norm_eps(trunk.head, norm_eps)
     probed = _probe(trunk, name=name)
     if frozen_stages > len(trunk.stages):
         limit = f"has {len(trunk.stages)} stages up to stride {trunk.strides[-1]}" if trunk.stages else "has no stages"
@@ -117,7 +143,9 @@ def build_backbone(
     strides_out, channels = trunk.strides, probed.channels[-1]
     pyramid = None
     if neck == "fpn":
-        pyramid = FeaturePyramid(probed.channels, channels=neck_channels, norm=neck_norm, extra_level=extra_level)
+        pyramid = FeaturePyramid(
+            probed.channels, channels=neck_channels, norm=neck_norm, init=neck_init, extra_level=extra_level
+        )
         strides_out += (2 * trunk.strides[-1],) * extra_level
         channels = neck_channels
     backbone = Backbone(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frcnn.model.norm import group_norm
+from frcnn.model.init import initialise
+from frcnn.model.norm import norm_layer
 from frcnn.ops.roi_pooling import assign_levels, roi_align, roi_pool
 
 
@@ -21,7 +22,8 @@ class RoiPooling(nn.Module):
         size: S.
         strides: of the maps that regions are pooled from, fine to coarse.
         sampling_ratio, aligned: see `ops.roi_pooling.roi_align`.
-        canonical_size, canonical_level: see `ops.roi_pooling.assign_levels`.
+        canonical_size, canonical_level, level_rule: see `ops.roi_pooling.assign_levels`.
+        plus_one: pool from the first to the last pixel of a box, not to its edge, as the Caffe code does.
     """
 
     def __init__(
@@ -34,6 +36,8 @@ class RoiPooling(nn.Module):
         aligned: bool,
         canonical_size: float,
         canonical_level: int,
+        level_rule: str,
+        plus_one: bool,
     ):
         super().__init__()
         self.kind = kind
@@ -43,10 +47,14 @@ class RoiPooling(nn.Module):
         self.aligned = aligned
         self.canonical_size = canonical_size
         self.canonical_level = canonical_level
+        self.level_rule = level_rule
+        self.plus_one = plus_one
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """(B, R, 4) boxes on the canvas -> (B*R, C, S, S)."""
         batch, count = boxes.shape[:2]
+        if self.plus_one:
+            boxes = boxes - boxes.new_tensor([0, 0, 1, 1])
         image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(batch, count, 1)
         rois = torch.cat([image, boxes], dim=2).flatten(0, 1)  # (B, R, 5) -> (B*R, 5)
         level = assign_levels(
@@ -54,6 +62,7 @@ class RoiPooling(nn.Module):
             strides=self.strides,
             canonical_size=self.canonical_size,
             canonical_level=self.canonical_level,
+            rule=self.level_rule,
         )
         features = features[: len(self.strides)]
         if self.kind == "roi_pool":
@@ -69,36 +78,47 @@ class RoiPooling(nn.Module):
         )
 
 
-class TwoFcHead(nn.Module):
-    """Optional 3x3 convolutions, then two fully connected layers: (N, C, S, S) -> (N, out_channels).
+class ConvFcHead(nn.Module):
+    """Optional 3x3 convolutions, then one or two fully connected layers: (N, C, S, S) -> (N, out_channels).
 
     Args:
         in_channels: C.
         size: S.
         channels: of the fully connected layers.
         num_convs: 3x3 convolutions of `in_channels` channels before them.
-        norm: "none", or "group" for group norm after each convolution.
+        num_fcs: 1 or 2.
+        norm: "none", or "group" or "batch" norm after each convolution. Batch norm sees empty slots too, as regions of
+            the upper left pixel; there are none where enough proposals are left to draw from.
+        init: of the fully connected layers, see `initialise`.
     """
 
-    def __init__(self, in_channels: int, *, size: int, channels: int, num_convs: int, norm: str):
+    def __init__(
+        self, in_channels: int, *, size: int, channels: int, num_convs: int, num_fcs: int, norm: str, init: str
+    ):
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(num_convs):
             layers.append(nn.Conv2d(in_channels, in_channels, 3, padding=1, bias=norm == "none"))
-            if norm == "group":
-                layers.append(group_norm(in_channels))
+            if norm != "none":
+                layers.append(norm_layer(norm, in_channels))
             layers.append(nn.ReLU(inplace=True))
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         self.convs = nn.Sequential(*layers)
         self.fc6 = nn.Linear(in_channels * size * size, channels)
-        self.fc7 = nn.Linear(channels, channels)
+        initialise(self.fc6, init)
+        self.fc7 = None
+        if num_fcs == 2:
+            self.fc7 = nn.Linear(channels, channels)
+            initialise(self.fc7, init)
         self.out_channels = channels
 
     def forward(self, pooled: Tensor) -> Tensor:
-        hidden = self.convs(pooled).flatten(1)  # (N, C, S, S) -> (N, C*S*S)
-        return F.relu(self.fc7(F.relu(self.fc6(hidden))))
+        hidden = F.relu(self.fc6(self.convs(pooled).flatten(1)))  # (N, C, S, S) -> (N, C*S*S) -> (N, channels)
+        return hidden if self.fc7 is None else F.relu(self.fc7(hidden))
 
 
 class BoxPredictor(nn.Module):
@@ -108,15 +128,17 @@ class BoxPredictor(nn.Module):
         in_channels: of the vector.
         num_classes: K.
         class_agnostic: one box for all classes instead of one each.
+        init: "normal" with deviations 0.01 and 0.001 (Girshick 2015), or "pytorch".
     """
 
-    def __init__(self, in_channels: int, *, num_classes: int, class_agnostic: bool):
+    def __init__(self, in_channels: int, *, num_classes: int, class_agnostic: bool, init: str):
         super().__init__()
         self.classes = nn.Linear(in_channels, num_classes + 1)
         self.deltas = nn.Linear(in_channels, 4 * (1 if class_agnostic else num_classes))
-        for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        if init == "normal":
+            for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):
+                nn.init.normal_(layer.weight, std=std)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(N, in_channels) or (N, in_channels, h, w), averaged -> logits (N, K + 1), deltas (N, K or 1, 4)."""

@@ -4,12 +4,12 @@ from functools import partial
 
 from torch import nn
 
-from frcnn.config.schema import ModelConfig, RoiConfig
+from frcnn.config.schema.model import ModelConfig, RoiConfig
 from frcnn.errors import ConfigError
 from frcnn.model.anchors import AnchorGenerator
 from frcnn.model.assignment import label_anchors, sample_rois
 from frcnn.model.backbone import Backbone, build_backbone, has_batch_norm
-from frcnn.model.box_head import BoxPredictor, RoiHead, RoiPooling, TwoFcHead
+from frcnn.model.box_head import BoxPredictor, ConvFcHead, RoiHead, RoiPooling
 from frcnn.model.detection import detect
 from frcnn.model.detector import FasterRCNN, Stages
 from frcnn.model.losses import roi_losses, rpn_losses
@@ -23,6 +23,7 @@ def build_detector(
     num_classes: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    channels: str = "rgb",
     pretrained: bool = True,
 ) -> FasterRCNN:
     """Build the detector that `model` describes.
@@ -30,7 +31,8 @@ def build_detector(
     Args:
         model: the `model` section of a config.
         num_classes: K, without background.
-        mean, std: of the pixels, RGB on the scale 0..255.
+        mean, std: of each channel in the order of `channels`, on the scale 0..255.
+        channels: "rgb" or "bgr".
         pretrained: load the weights of `model.backbone.weights`; False where a checkpoint is loaded afterwards.
 
     Raises:
@@ -43,10 +45,15 @@ def build_detector(
         weights=settings.weights if pretrained else None,
         frozen_stages=settings.frozen_stages,
         norm=settings.norm,
+        norm_eps=settings.norm_eps,
+        stride_in_1x1=settings.stride_in_1x1,
+        dilated_res5=settings.dilated_res5,
+        stem_pool=settings.stem_pool,
         neck=settings.neck,
         strides=settings.strides,
         neck_channels=settings.neck_channels,
         neck_norm=settings.neck_norm,
+        neck_init=settings.neck_init,
         extra_level=settings.extra_level,
         head=model.roi.head.kind,
         dropout=model.roi.head.dropout,
@@ -58,17 +65,26 @@ def build_detector(
         ratios=model.anchors.ratios,
         strides=backbone.strides,
         rounding=model.anchors.rounding,
+        centre=model.anchors.centre,
         strides_from=model.anchors.strides_from,
     )
-    rpn = RpnHead(backbone.channels, channels=model.rpn.channels, num_anchors=anchors.num_anchors)
+    rpn = RpnHead(
+        backbone.channels,
+        channels=model.rpn.channels,
+        num_anchors=anchors.num_anchors,
+        num_convs=model.rpn.convs,
+        objectness=model.rpn.objectness,
+    )
     return FasterRCNN(
         backbone=backbone,
         anchors=anchors,
         rpn=rpn,
-        roi_head=_build_roi_head(model.roi, backbone, trunk_head, num_classes=num_classes),
+        roi_head=_build_roi_head(model.roi, backbone, trunk_head, num_classes=num_classes, plus_one=model.plus_one),
         stages=_bind_stages(model),
         mean=mean,
         std=std,
+        channels=channels,
+        plus_one=model.plus_one,
     )
 
 
@@ -78,13 +94,19 @@ def _bind_stages(model: ModelConfig) -> Stages:
         propose,
         nms_threshold=rpn.nms_threshold,
         min_box_size=rpn.min_box_size,
+        min_box_size_in=rpn.min_box_size_in,
+        score_threshold=rpn.score_threshold,
         skip_padding=rpn.skip_padding,
+        max_growth=model.max_growth,
+        plus_one=model.plus_one,
     )
+    per_level = rpn.post_nms_top_n_per_level
     return Stages(
         label_anchors=partial(
             label_anchors,
             iou_positive=rpn.iou_positive,
             iou_negative=rpn.iou_negative,
+            iou_low_quality=rpn.iou_low_quality,
             ignore_overlap=rpn.ignore_overlap,
             inside_only=rpn.inside_only,
             skip_padding=rpn.skip_padding,
@@ -92,12 +114,18 @@ def _bind_stages(model: ModelConfig) -> Stages:
         sample_anchors=partial(
             sample_balanced, num_samples=rpn.samples_per_image, positive_fraction=rpn.positive_fraction
         ),
-        rpn_losses=partial(rpn_losses, smooth_l1_beta=rpn.smooth_l1_beta),
+        rpn_losses=partial(rpn_losses, smooth_l1_beta=rpn.smooth_l1_beta, normaliser=rpn.normaliser),
         propose_train=partial(
-            propose_with, pre_nms_top_n=rpn.pre_nms_top_n.train, post_nms_top_n=rpn.post_nms_top_n.train
+            propose_with,
+            pre_nms_top_n=rpn.pre_nms_top_n.train,
+            post_nms_top_n=rpn.post_nms_top_n.train,
+            post_nms_top_n_per_level=per_level and per_level.train,
         ),
         propose_test=partial(
-            propose_with, pre_nms_top_n=rpn.pre_nms_top_n.test, post_nms_top_n=rpn.post_nms_top_n.test
+            propose_with,
+            pre_nms_top_n=rpn.pre_nms_top_n.test,
+            post_nms_top_n=rpn.post_nms_top_n.test,
+            post_nms_top_n_per_level=per_level and per_level.test,
         ),
         sample_rois=partial(
             sample_rois,
@@ -117,11 +145,15 @@ def _bind_stages(model: ModelConfig) -> Stages:
             max_detections=final.max_detections,
             pre_nms_top_n=final.pre_nms_top_n,
             min_box_size=final.min_box_size,
+            max_growth=model.max_growth,
+            plus_one=model.plus_one,
         ),
     )
 
 
-def _build_roi_head(roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | None, *, num_classes: int) -> RoiHead:
+def _build_roi_head(
+    roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | None, *, num_classes: int, plus_one: bool
+) -> RoiHead:
     pooling = RoiPooling(
         kind=roi.pooling.kind,
         size=roi.pooling.size,
@@ -130,18 +162,24 @@ def _build_roi_head(roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | 
         aligned=roi.pooling.aligned,
         canonical_size=roi.pooling.canonical_size,
         canonical_level=roi.pooling.canonical_level,
+        level_rule=roi.pooling.level_rule,
+        plus_one=plus_one,
     )
     head = trunk_head
     if head is None:
-        head = TwoFcHead(
+        head = ConvFcHead(
             backbone.channels,
             size=roi.pooling.size,
             channels=roi.head.channels,
             num_convs=roi.head.convs,
+            num_fcs=1 if roi.head.kind == "conv_fc" else 2,
             norm=roi.head.norm,
+            init=roi.head.init,
         )
     assert isinstance(head.out_channels, int)
-    predictor = BoxPredictor(head.out_channels, num_classes=num_classes, class_agnostic=roi.class_agnostic)
+    predictor = BoxPredictor(
+        head.out_channels, num_classes=num_classes, class_agnostic=roi.class_agnostic, init=roi.predictor_init
+    )
     return RoiHead(pooling, head, predictor)
 
 

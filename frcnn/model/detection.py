@@ -14,6 +14,7 @@ def detect(
     deltas: Tensor,
     proposals: Proposals,
     image_sizes: Tensor,
+    scales: Tensor,
     *,
     box_weights: tuple[float, float, float, float],
     score_threshold: float,
@@ -21,6 +22,8 @@ def detect(
     max_detections: int,
     pre_nms_top_n: int,
     min_box_size: float,
+    max_growth: float | None,
+    plus_one: bool,
 ) -> Detections:
     """Keep what is probable and not said twice (Girshick 2015, section 2.2; Ren et al. 2015, section 3.3).
 
@@ -35,10 +38,14 @@ def detect(
         deltas: (B, P, K, 4), or (B, P, 1, 4) when class-agnostic.
         proposals: (B, P) slots.
         image_sizes: (B, 2) (height, width).
+        scales: (B,) canvas pixels to a pixel of the original image.
         box_weights: the factors that the deltas were trained with.
         score_threshold: a probability; what equals it is left out.
         nms_threshold: IoU in 0..1.
         min_box_size: canvas pixels.
+        max_growth: see `ops.boxes.decode`.
+        plus_one: decode in whole pixels of the original image, as the Caffe code does: its proposals span the same
+            pixels there, decoded boxes end one of these later, and clipping leaves at least one.
 
     Returns:
         D = max_detections slots, best first. Fixed shapes.
@@ -57,8 +64,14 @@ def detect(
         deltas = box_ops.gather_boxes(deltas.squeeze(2), proposal)
     else:
         deltas = box_ops.gather_boxes(deltas.flatten(1, 2), index)
-    boxes = box_ops.decode(deltas, box_ops.gather_boxes(proposals.boxes, proposal), weights=box_weights)
-    boxes = box_ops.clip(boxes, image_sizes)
+    references = box_ops.gather_boxes(proposals.boxes, proposal)
+    if plus_one:
+        references = box_ops.move_far_corners(references, scales - 1)
+    boxes = box_ops.decode(deltas, references, weights=box_weights, max_growth=max_growth)
+    if plus_one:
+        boxes = box_ops.clip_whole_pixels(box_ops.move_far_corners(boxes, scales), image_sizes, scales)
+    else:
+        boxes = box_ops.clip(boxes, image_sizes)
     scores = torch.where(box_ops.is_larger_than(boxes, min_box_size), scores, -torch.inf)
     kept, valid = nms(boxes, scores, groups=label, iou_threshold=nms_threshold, k=max_detections)
     filler = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])

@@ -23,7 +23,8 @@ from frcnn.model.anchors import AnchorGenerator
 from frcnn.model.backbone import Backbone
 from frcnn.model.box_head import RoiHead
 from frcnn.model.rpn import RpnHead
-from frcnn.structures import Batch, Detections, Losses, Proposals, RpnOutput
+from frcnn.ops import boxes as box_ops
+from frcnn.structures import Batch, Detections, GroundTruth, Losses, Proposals, RpnOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,9 @@ class FasterRCNN(nn.Module):
         rpn: maps -> objectness and deltas.
         roi_head: maps and boxes -> class logits and deltas.
         stages: the functions between them.
-        mean, std: of the pixels, RGB on the scale 0..255.
+        mean, std: of each channel in the order of `channels`, on the scale 0..255.
+        channels: "rgb" or "bgr", what the backbone gets.
+        plus_one: ground truth spans whole pixels as in the Caffe code, see `_ground_truth`.
     """
 
     mean: Tensor
@@ -73,6 +76,8 @@ class FasterRCNN(nn.Module):
         stages: Stages,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        channels: str = "rgb",
+        plus_one: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
@@ -80,40 +85,49 @@ class FasterRCNN(nn.Module):
         self.rpn = rpn
         self.roi_head = roi_head
         self.stages = stages
+        self.channels = channels
+        self.plus_one = plus_one
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward_train(self, batch: Batch) -> Losses:
         """The four losses of a batch. Draws from the global random state of the device."""
+        scales = _scales(batch.image_sizes, batch.original_sizes)
+        ground_truth = self._ground_truth(batch.ground_truth, scales)
         features, anchors, output = self._propose_from(batch.images, batch.image_sizes)
-        labels = self.stages.label_anchors(anchors, batch.ground_truth, batch.image_sizes)
+        labels = self.stages.label_anchors(anchors, ground_truth, batch.image_sizes)
         index, valid = self.stages.sample_anchors(labels.label)
-        rpn_class, rpn_box = self.stages.rpn_losses(output, anchors, labels, batch.ground_truth.boxes, index, valid)
+        rpn_class, rpn_box = self.stages.rpn_losses(output, anchors, labels, ground_truth.boxes, index, valid)
 
-        proposals = self._proposals(self.stages.propose_train, output, anchors, features, batch.image_sizes)
-        samples = self.stages.sample_rois(proposals, batch.ground_truth)
+        proposals = self._proposals(self.stages.propose_train, output, anchors, features, batch.image_sizes, scales)
+        samples = self.stages.sample_rois(proposals, ground_truth)
         class_logits, deltas = self.roi_head(features, samples.boxes)
         roi_class, roi_box = self.stages.roi_losses(class_logits, deltas, samples)
         return Losses(rpn_class, rpn_box, roi_class, roi_box)
 
-    def forward_detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
+    def forward_detect(self, images: Tensor, image_sizes: Tensor, original_sizes: Tensor | None = None) -> Detections:
         """Final boxes on the canvas.
 
         Args:
             images: (B, 3, H, W) RGB in 0..255, uint8 or float32; H and W multiples of 32.
             image_sizes: (B, 2) int64 (height, width) of the real part of each.
+            original_sizes: (B, 2) int64 (height, width) before the resize; None if there was none. Only rules that
+                count original pixels read it.
         """
+        scales = _scales(image_sizes, image_sizes if original_sizes is None else original_sizes)
         features, anchors, output = self._propose_from(images, image_sizes)
-        proposals = self._proposals(self.stages.propose_test, output, anchors, features, image_sizes)
+        proposals = self._proposals(self.stages.propose_test, output, anchors, features, image_sizes, scales)
         class_logits, deltas = self.roi_head(features, proposals.boxes)
-        return self.stages.detect(class_logits, deltas, proposals, image_sizes)
+        return self.stages.detect(class_logits, deltas, proposals, image_sizes, scales)
 
     def forward(self, batch: Batch) -> Losses:
         """`forward_train`, so that DistributedDataParallel can wrap the detector."""
         return self.forward_train(batch)
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """Subtract the mean, divide by the standard deviation, and set the padding to 0: (B, 3, H, W) float32."""
+        """Order the channels, subtract the mean, divide by the deviation, pad with 0: (B, 3, H, W) float32."""
+        if self.channels == "bgr":
+            images = images.flip(1)
         height, width = images.shape[2:]
         is_row = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         is_column = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
@@ -127,11 +141,32 @@ class FasterRCNN(nn.Module):
         return features, anchors, self.rpn(features)
 
     def _proposals(
-        self, propose: Callable, output: RpnOutput, anchors: Tensor, features: tuple[Tensor, ...], image_sizes: Tensor
+        self,
+        propose: Callable,
+        output: RpnOutput,
+        anchors: Tensor,
+        features: tuple[Tensor, ...],
+        image_sizes: Tensor,
+        scales: Tensor,
     ) -> Proposals:
         """Step 4."""
         anchors_per_level = [feature.shape[2] * feature.shape[3] * self.anchors.num_anchors for feature in features]
-        return propose(output, anchors, anchors_per_level, image_sizes)
+        return propose(output, anchors, anchors_per_level, image_sizes, scales)
+
+    def _ground_truth(self, ground_truth: GroundTruth, scales: Tensor) -> GroundTruth:
+        """The ground truth that training compares with.
+
+        The Caffe code resizes the positions of a box's first and last pixel, so that the box ends one pixel of the
+        canvas after the last one's position, and not one resized pixel.
+        """
+        if not self.plus_one:
+            return ground_truth
+        return ground_truth._replace(boxes=box_ops.move_far_corners(ground_truth.boxes, 1 - scales))
+
+
+def _scales(image_sizes: Tensor, original_sizes: Tensor) -> Tensor:
+    """Canvas pixels to an original pixel, the mean of both axes: (B, 2) and (B, 2) -> (B,) float32."""
+    return (image_sizes / original_sizes).mean(dim=1)
 
 
 def _size(maps: Tensor) -> tuple[int, int]:

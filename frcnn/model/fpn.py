@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frcnn.model.norm import group_norm
+from frcnn.model.init import initialise
+from frcnn.model.norm import norm_layer
 
 
 class FeaturePyramid(nn.Module):
@@ -19,15 +20,16 @@ class FeaturePyramid(nn.Module):
     Args:
         in_channels: channels of each map, fine to coarse.
         channels: C of every output.
-        norm: "none", or "group" for group norm after each convolution (which then has no bias).
+        norm: "none", or "group" or "batch" norm after each convolution (which then has no bias).
+        init: see `initialise`.
         extra_level: see step 4.
     """
 
-    def __init__(self, in_channels: Sequence[int], *, channels: int, norm: str, extra_level: bool):
+    def __init__(self, in_channels: Sequence[int], *, channels: int, norm: str, init: str, extra_level: bool):
         super().__init__()
         self.extra_level = extra_level
-        self.lateral = nn.ModuleList(_convolution(count, channels, size=1, norm=norm) for count in in_channels)
-        self.output = nn.ModuleList(_convolution(channels, channels, size=3, norm=norm) for _ in in_channels)
+        self.lateral = nn.ModuleList(_convolution(count, channels, 1, norm=norm, init=init) for count in in_channels)
+        self.output = nn.ModuleList(_convolution(channels, channels, 3, norm=norm, init=init) for _ in in_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps (B, C_l, H_l, W_l), fine to coarse -> maps (B, C, H_l, W_l) in the same order, the extra one last."""
@@ -41,12 +43,10 @@ class FeaturePyramid(nn.Module):
         return tuple(levels)
 
 
-def _convolution(in_channels: int, channels: int, *, size: int, norm: str) -> nn.Sequential:
+def _convolution(in_channels: int, channels: int, size: int, *, norm: str, init: str) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, channels, size, padding=size // 2, bias=norm == "none")
-    nn.init.kaiming_uniform_(convolution.weight, a=1)
-    if convolution.bias is not None:
-        nn.init.zeros_(convolution.bias)
+    initialise(convolution, init)
     layers: list[nn.Module] = [convolution]
-    if norm == "group":
-        layers.append(group_norm(channels))
+    if norm != "none":
+        layers.append(norm_layer(norm, channels))
     return nn.Sequential(*layers)

@@ -14,6 +14,13 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(child, _BatchNorm) for child in module.modules())
 
 
+def set_norm_eps(module: nn.Module, eps: float) -> None:
+    """Change what every batch norm in `module` adds to the variance."""
+    for child in module.modules():
+        if isinstance(child, _BatchNorm):
+            child.eps = eps
+
+
 class PartlyFrozen(nn.Module):
     """A network of which parts are held as they are: no gradient, and evaluation mode for good.
 

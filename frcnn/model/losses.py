@@ -1,8 +1,8 @@
 """The four losses of Faster R-CNN (Ren et al. 2015, section 3.1.2; Girshick 2015, section 2.3).
 
-All are sums over the sampled slots of the batch divided by the number of sampled slots. Slots that take no part are
-replaced before any logarithm, division or power, never multiplied by zero after it: NaN * 0 is NaN, in the backward
-pass too.
+All are sums over the sampled slots of the batch divided by their number, or by that of all slots where told so. Slots
+that take no part are replaced before any logarithm, division or power, never multiplied by zero after it: NaN * 0 is
+NaN, in the backward pass too.
 """
 
 import torch
@@ -24,6 +24,7 @@ def rpn_losses(
     valid: Tensor,
     *,
     smooth_l1_beta: float,
+    normaliser: str,
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy of objectness and smooth L1 of the deltas of positive anchors, on the sampled anchors.
 
@@ -34,12 +35,13 @@ def rpn_losses(
         gt_boxes: (B, G, 4), what `labels.matched` points into.
         index, valid: (B, S) the sampled anchors.
         smooth_l1_beta: in units of deltas; 0 is L1.
+        normaliser: "sampled" divides by the number of sampled anchors, "constant" by B * S (Detectron2).
 
     Returns:
         rpn_class and rpn_box, scalars; both 0 where nothing was sampled.
     """
     is_positive = valid & (labels.label.gather(1, index) == 1)
-    count = valid.sum().clamp(min=1)
+    count = valid.sum().clamp(min=1) if normaliser == "sampled" else valid.numel()
 
     logits = torch.where(valid, output.objectness.gather(1, index), 0)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, is_positive.to(logits.dtype), reduction="none")

@@ -5,6 +5,11 @@ from math import gcd
 from torch import nn
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm of 32 groups (Wu and He 2018), or of the largest divisor of 32 that also divides `channels`."""
-    return nn.GroupNorm(gcd(32, channels), channels)
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    """A norm layer of `channels`.
+
+    Args:
+        kind: "group" for 32 groups (Wu and He 2018), or the largest divisor of 32 that also divides `channels`;
+            "batch" for trained batch norm.
+    """
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(gcd(32, channels), channels)

@@ -10,14 +10,18 @@ from typing import NamedTuple, TypeVar
 
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from frcnn.errors import ConfigError
 from frcnn.model.freezing import PartlyFrozen
 
 Tap = TypeVar("Tap")
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
 TORCHVISION_TRUNKS = ("vgg16", *RESNETS, "mobilenet_v3_large")
+
+
+_RESNET_MAPS = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
 
 
 class Trunk(NamedTuple):
@@ -103,15 +107,32 @@ class Res5Head(PartlyFrozen):
         return self.layer4(pooled)
 
 
-def build_torchvision_trunk(name: str, *, strides: Sequence[int] | None, neck: str, head: str, dropout: float) -> Trunk:
-    """Build one of `TORCHVISION_TRUNKS` with random weights; the arguments are those of `backbone.build_backbone`."""
+def build_torchvision_trunk(
+    name: str,
+    *,
+    strides: Sequence[int] | None,
+    neck: str,
+    head: str,
+    dropout: float,
+    stride_in_1x1: bool = False,
+    dilated_res5: bool = False,
+    stem_pool: str = "padded",
+) -> Trunk:
+    """Build one of `TORCHVISION_TRUNKS` with random weights.
+
+    Args:
+        strides, neck, head, dropout: see `backbone.build_backbone`.
+        stride_in_1x1, dilated_res5, stem_pool: changes of a ResNet, see `_change_resnet`.
+    """
     wanted = wanted_strides(strides, neck=neck)
     if name == "vgg16":
         return _build_vgg16(wanted, head=head, dropout=dropout)
     if name == "mobilenet_v3_large":
         pair_of_torchvision = strides is None and neck == "fpn"
         return _build_mobilenet([32, 32] if pair_of_torchvision else wanted)
-    return _build_resnet(name, wanted, head=head)
+    network = getattr(torchvision.models, name)(weights=None)
+    _change_resnet(network, name=name, stride_in_1x1=stride_in_1x1, dilated_res5=dilated_res5, stem_pool=stem_pool)
+    return _build_resnet(network, wanted, name=name, head=head, dilated_res5=dilated_res5)
 
 
 def wanted_strides(strides: Sequence[int] | None, *, neck: str) -> list[int]:
@@ -168,11 +189,33 @@ def _build_vgg16(wanted: Sequence[int], *, head: str, dropout: float) -> Trunk:
     return Trunk(body, keep_existing(body, stages), tuple(wanted), trunk_head)
 
 
-def _build_resnet(name: str, wanted: Sequence[int], *, head: str) -> Trunk:
+def _change_resnet(network: nn.Module, *, name: str, stride_in_1x1: bool, dilated_res5: bool, stem_pool: str) -> None:
+    """Make torchvision's ResNet one of the older forms. No weight changes its place or shape.
+
+    Args:
+        stride_in_1x1: the first block of a stage strides in its first 1x1 convolution instead of the 3x3 (He et al.
+            2015; the weights that Caffe's models are trained from).
+        dilated_res5: res5 keeps stride 16, and all its 3x3 convolutions have dilation 2 (Detectron2's DC5).
+        stem_pool: "ceil" for a first pool without padding whose size is rounded up, as in Caffe.
+    """
+    if not isinstance(network.layer4[0], Bottleneck) and (stride_in_1x1 or dilated_res5):
+        raise ConfigError(f"model.backbone: stride_in_1x1 and dilated_res5 need bottleneck blocks, {name} has none")
+    if dilated_res5:
+        network.layer4[0].conv2.stride = network.layer4[0].downsample[0].stride = (1, 1)
+        for block in network.layer4:
+            block.conv2.dilation = block.conv2.padding = (2, 2)
+    if stride_in_1x1:
+        for stage in (network.layer2, network.layer3, network.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, (1, 1)
+    if stem_pool == "ceil":
+        network.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+
+
+def _build_resnet(network: nn.Module, wanted: Sequence[int], *, name: str, head: str, dilated_res5: bool) -> Trunk:
     """Stage 1 is the stem with its pool, stages 2 to 5 are res2 to res5 (layer1 to layer4)."""
-    network = getattr(torchvision.models, name)(weights=None)
     stages = [["conv1", "bn1", "relu", "maxpool"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
-    taps = choose_taps({4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}, wanted, name=name)
+    available = {4: "layer1", 8: "layer2", 16: "layer4"} if dilated_res5 else _RESNET_MAPS
+    taps = choose_taps(available, wanted, name=name)
     body = Tapped({layer: getattr(network, layer) for stage in stages for layer in stage}, taps)
     trunk_head = Res5Head(network.layer4, out_channels=network.fc.in_features) if head == "res5" else None
     return Trunk(body, keep_existing(body, stages), tuple(wanted), trunk_head)

@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-MAX_LOG_SCALE = math.log(1000 / 16)
-"""Bound of dw and dh before exp: a box grows by at most a factor 62.5 (the clamp of Detectron2 and torchvision)."""
+MAX_GROWTH = 1000 / 16
+"""A decoded side is at most this many times that of its reference (the clamp of Detectron2 and torchvision)."""
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -70,17 +70,24 @@ def encode(boxes: Tensor, references: Tensor, *, weights: tuple[float, float, fl
     return torch.cat([shift, scale], dim=-1) * boxes.new_tensor(weights)
 
 
-def decode(deltas: Tensor, references: Tensor, *, weights: tuple[float, float, float, float] = (1, 1, 1, 1)) -> Tensor:
+def decode(
+    deltas: Tensor,
+    references: Tensor,
+    *,
+    weights: tuple[float, float, float, float] = (1, 1, 1, 1),
+    max_growth: float | None = MAX_GROWTH,
+) -> Tensor:
     """The boxes to which `deltas` carry `references`: the inverse of `encode`, (..., 4) -> (..., 4) float32 or wider.
 
-    dw and dh are clamped at log(1000 / 16).
+    dw and dh are clamped at log(max_growth); None is no clamp.
     """
     deltas = widen(deltas)
     deltas = deltas / deltas.new_tensor(weights)
     reference_size = references[..., 2:] - references[..., :2]
     reference_centre = references[..., :2] + 0.5 * reference_size
     centre = deltas[..., :2] * reference_size + reference_centre
-    half_size = 0.5 * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * reference_size
+    log_scale = deltas[..., 2:] if max_growth is None else deltas[..., 2:].clamp(max=math.log(max_growth))
+    half_size = 0.5 * torch.exp(log_scale) * reference_size
     return torch.cat([centre - half_size, centre + half_size], dim=-1)
 
 
@@ -91,9 +98,27 @@ def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     return boxes.clamp(min=0).minimum(bound)
 
 
-def is_larger_than(boxes: Tensor, min_size: float) -> Tensor:
-    """Whether both sides of each box are at least `min_size`: (..., 4) -> (...) bool."""
-    return ((boxes[..., 2:] - boxes[..., :2]) >= min_size).all(dim=-1)
+def move_far_corners(boxes: Tensor, amount: Tensor) -> Tensor:
+    """Add `amount` (B,) to x2 and y2 of boxes (B, N, 4)."""
+    return torch.cat([boxes[..., :2], boxes[..., 2:] + amount[:, None, None]], dim=-1)
+
+
+def clip_whole_pixels(boxes: Tensor, image_sizes: Tensor, pixel: Tensor) -> Tensor:
+    """`clip` for boxes of whole pixels: what lies outside keeps the last row or column of its image.
+
+    Args:
+        pixel: (B,) length of a pixel's side.
+    """
+    size = image_sizes[:, None].flip(-1).to(boxes.dtype)  # (B, 1, 2): w, h
+    pixel = pixel[:, None, None]
+    near = boxes[..., :2].clamp(min=0).minimum(size - pixel)
+    return torch.cat([near, boxes[..., 2:].maximum(pixel).minimum(size)], dim=-1)
+
+
+def is_larger_than(boxes: Tensor, min_size: float | Tensor) -> Tensor:
+    """Whether both sides of each box are at least `min_size`, and above 0: (..., 4) -> (...) bool."""
+    side = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1)
+    return (side >= min_size) & (side > 0)
 
 
 def to_original(boxes: Tensor, image_sizes: Tensor, original_sizes: Tensor) -> Tensor:

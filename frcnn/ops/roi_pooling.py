@@ -14,12 +14,18 @@ from frcnn.ops.boxes import widen
 
 
 def assign_levels(
-    boxes: Tensor, *, strides: Sequence[int], canonical_size: float = 224.0, canonical_level: int = 4
+    boxes: Tensor,
+    *,
+    strides: Sequence[int],
+    canonical_size: float = 224.0,
+    canonical_level: int = 4,
+    rule: str = "torchvision",
 ) -> Tensor:
     """The pyramid level each box is pooled from (Lin et al. 2017, equation 1).
 
     Level k = floor(canonical_level + log2(sqrt(area) / canonical_size)), held within the levels there are; level k has
-    stride 2**k. 1e-6 is added before the floor, as torchvision does, so that boxes of exactly a power of two go up.
+    stride 2**k. "torchvision" adds 1e-6 before the floor, so that boxes of exactly a power of two go up whatever the
+    rounding; "detectron2" adds 1e-8 to the quotient, "mmdetection" 2.5e-7.
 
     Args:
         boxes: (..., 4).
@@ -31,7 +37,8 @@ def assign_levels(
     """
     finest, coarsest = strides[0].bit_length() - 1, strides[-1].bit_length() - 1
     side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).sqrt()
-    level = torch.floor(canonical_level + torch.log2(side / canonical_size) + 1e-6)
+    inner, outer = {"torchvision": (0.0, 1e-6), "detectron2": (1e-8, 0.0), "mmdetection": (2.5e-7, 0.0)}[rule]
+    level = torch.floor(canonical_level + torch.log2(side / canonical_size + inner) + outer)
     return level.clamp(finest, coarsest).to(torch.int64) - finest
 
 

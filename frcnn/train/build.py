@@ -74,6 +74,7 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         num_classes=len(train_set.class_names),
         mean=config.data.mean,
         std=config.data.std,
+        channels=config.data.channels,
         pretrained=pretrained,
     )
     train = config.train

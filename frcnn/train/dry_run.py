@@ -81,6 +81,7 @@ def compare(path: Path, experiment: Experiment) -> None:
         num_classes=len(checkpoint["class_names"]),
         mean=config.data.mean,
         std=config.data.std,
+        channels=config.data.channels,
         pretrained=False,
     )
     rebuilt.load_state_dict(checkpoint["model"])

@@ -65,6 +65,7 @@ class TestInheritance:
             "root": "x",
             "split": "trainval",
             "difficult": "ignore",
+            "coordinates": "edges",
         }
 
     def test_a_source_of_the_same_format_merges(self, write, small):
@@ -191,7 +192,7 @@ class TestOverrides:
         ("model.roi.head.kind=vgg_fc", "model: roi.head.kind 'vgg_fc' needs a vgg16 backbone, not 'resnet50'"),
         (
             "model.roi.head.kind=res",
-            'model.roi.head.kind: "res" is not one of two_fc, vgg_fc, res5; did you mean res5?',
+            'model.roi.head.kind: "res" is not one of two_fc, conv_fc, vgg_fc, res5; did you mean res5?',
         ),
         ("model.backbone.strides=[8, 16]", "model.backbone: neck 'none' uses one map, but strides are [8, 16]"),
         ("train.lr=fast", 'train.lr: expected a number, found "fast"'),

@@ -62,15 +62,20 @@ def propose_with(objectness, *, deltas=None, anchors, per_level=None, size=(100,
     arguments = {
         "pre_nms_top_n": 100,
         "post_nms_top_n": 4,
+        "post_nms_top_n_per_level": None,
         "nms_threshold": 0.7,
         "min_box_size": 1.0,
+        "min_box_size_in": "canvas",
+        "score_threshold": 0.0,
         "skip_padding": True,
+        "max_growth": 62.5,
+        "plus_one": False,
     }
     objectness = torch.tensor([objectness])
     deltas = torch.zeros(1, len(anchors), 4) if deltas is None else deltas
     anchors = torch.tensor(anchors)
     return propose(
-        RpnOutput(objectness, deltas), anchors, per_level or [len(anchors)], torch.tensor([size]),
+        RpnOutput(objectness, deltas), anchors, per_level or [len(anchors)], torch.tensor([size]), torch.ones(1),
         **(arguments | settings),
     )  # fmt: skip
 
@@ -104,11 +109,15 @@ def detect_with(logits, deltas, boxes, **settings):
         "max_detections": 3,
         "pre_nms_top_n": 100,
         "min_box_size": 0.01,
+        "max_growth": 62.5,
+        "plus_one": False,
     }
     proposals = Proposals(
         torch.tensor([boxes]), torch.zeros(1, len(boxes)), torch.ones(1, len(boxes), dtype=torch.bool)
     )
-    return detect(torch.tensor([logits]), deltas, proposals, torch.tensor([[100, 100]]), **(arguments | settings))
+    return detect(
+        torch.tensor([logits]), deltas, proposals, torch.tensor([[100, 100]]), torch.ones(1), **(arguments | settings)
+    )
 
 
 def test_each_class_has_its_own_box_and_its_own_suppression():

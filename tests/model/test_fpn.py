@@ -21,7 +21,7 @@ def random_maps(*sizes):
 def test_equals_torchvision(sizes, norm, extra_level):
     maps = random_maps(*sizes)
     channels = [level.shape[1] for level in maps]
-    neck = FeaturePyramid(channels, channels=32, norm=norm, extra_level=extra_level)
+    neck = FeaturePyramid(channels, channels=32, norm=norm, init="caffe2_xavier", extra_level=extra_level)
     peer = FeaturePyramidNetwork(
         channels,
         32,
@@ -42,7 +42,7 @@ def test_equals_torchvision(sizes, norm, extra_level):
 
 def test_initial_values_are_those_of_torchvision():
     torch.manual_seed(3)
-    neck = FeaturePyramid([8], channels=64, norm="none", extra_level=False)
+    neck = FeaturePyramid([8], channels=64, norm="none", init="caffe2_xavier", extra_level=False)
     weight = neck.output[0][0].weight
     bound = (3 / (64 * 9)) ** 0.5  # kaiming_uniform with a = 1
     assert 0.99 * bound < weight.abs().max() <= bound
@@ -50,7 +50,7 @@ def test_initial_values_are_those_of_torchvision():
 
 
 def test_group_norm_takes_any_number_of_channels():
-    neck = FeaturePyramid([8, 16], channels=40, norm="group", extra_level=True)
+    neck = FeaturePyramid([8, 16], channels=40, norm="group", init="caffe2_xavier", extra_level=True)
     assert neck.output[0][1].num_groups == 8
     assert neck.output[0][0].bias is None
     assert [tuple(level.shape) for level in neck(random_maps((4, 6), (2, 3)))] == [
@@ -61,6 +61,6 @@ def test_group_norm_takes_any_number_of_channels():
 
 
 def test_every_parameter_gets_a_gradient():
-    neck = FeaturePyramid([8, 16, 32], channels=32, norm="group", extra_level=True)
+    neck = FeaturePyramid([8, 16, 32], channels=32, norm="group", init="caffe2_xavier", extra_level=True)
     sum(level.square().sum() for level in neck(random_maps((8, 8), (4, 4), (2, 2)))).backward()
     assert all(parameter.grad is not None for parameter in neck.parameters())

@@ -20,6 +20,9 @@ IMAGENET_FILES = {
     "resnet34": "resnet34-b627a593.pth",
     "resnet50": "resnet50-0676ba61.pth",
     "resnet101": "resnet101-63fe2227.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+    "resnext50_32x4d": "resnext50_32x4d-7cdf4587.pth",
+    "resnext101_32x8d": "resnext101_32x8d-8ba56ff5.pth",
     "mobilenet_v3_large": "mobilenet_v3_large-8738ca79.pth",
 }
 
@@ -100,7 +103,7 @@ def own_checkpoint(backbone, head):
     model = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
     if head is not None:
         model |= {f"roi_head.head.{key}": value for key, value in head.state_dict().items()}
-    model["rpn.conv.weight"] = torch.zeros(1)
+    model["rpn.convs.0.weight"] = torch.zeros(1)
     return {"format": 1, "model": model, "config": {}, "class_names": ["a"], "step": 5}
 
 

@@ -14,6 +14,7 @@ from frcnn.structures import AnchorLabels, GroundTruth, RoiSamples, RpnOutput
 SETTINGS = {
     "iou_positive": 0.7,
     "iou_negative": 0.3,
+    "iou_low_quality": 0.0,
     "ignore_overlap": 0.5,
     "inside_only": False,
     "skip_padding": False,
@@ -116,7 +117,9 @@ def test_rpn_losses_equal_torchvision_on_the_same_samples():
         where = torch.nonzero(chosen[image]).squeeze(1)
         index[image, : len(where)] = where
         valid[image, : len(where)] = True
-    ours = rpn_losses(output, anchors, labels, ground_truth.boxes, index, valid, smooth_l1_beta=1 / 9)
+    ours = rpn_losses(
+        output, anchors, labels, ground_truth.boxes, index, valid, smooth_l1_beta=1 / 9, normaliser="sampled"
+    )
 
     coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
     matched = [ground_truth.boxes[image][labels.matched[image]] for image in range(2)]
@@ -171,7 +174,7 @@ def test_losses_without_any_sample_are_zero_and_differentiable():
     nothing = torch.zeros(1, 4, dtype=torch.bool)
     losses = rpn_losses(
         output, torch.ones(10, 4), labels, torch.zeros(1, 8, 4), torch.zeros(1, 4, dtype=torch.int64), nothing,
-        smooth_l1_beta=1 / 9,
+        smooth_l1_beta=1 / 9, normaliser="sampled",
     )  # fmt: skip
     gradients = torch.autograd.grad(sum(losses), list(output))
     assert [loss.item() for loss in losses] == [0, 0]

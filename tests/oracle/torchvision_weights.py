@@ -27,7 +27,7 @@ def as_ours(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for key, value in theirs.items():
         key = key.replace("backbone.fpn.inner_blocks.", "backbone.neck.lateral.")
         key = key.replace("backbone.fpn.layer_blocks.", "backbone.neck.output.")
-        key = key.replace("rpn.head.conv.0.0.", "rpn.conv.")
+        key = key.replace("rpn.head.conv.0.0.", "rpn.convs.0.")
         key = key.replace("rpn.head.cls_logits.", "rpn.objectness.").replace("rpn.head.bbox_pred.", "rpn.deltas.")
         key = key.replace("roi_heads.box_head.", "roi_head.head.")
         key = key.replace("roi_heads.box_predictor.cls_score.", "roi_head.predictor.classes.")

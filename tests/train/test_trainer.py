@@ -190,7 +190,7 @@ def test_a_missing_eval_json_does_not_end_a_run_that_is_done(tmp_path, capsys, m
 
 def test_bf16_trains_and_fp16_needs_a_gpu(tmp_path):
     run(tmp_path / "run", precision="bf16", steps=1, num_logged_images=0)
-    assert weights(tmp_path / "run")["rpn.conv.weight"].dtype == torch.float32
+    assert weights(tmp_path / "run")["rpn.convs.0.weight"].dtype == torch.float32
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
         tiny_experiment(precision="fp16")
 

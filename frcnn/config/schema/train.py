@@ -1,0 +1,81 @@
+"""The sections `train` and `eval`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
+
+from frcnn.config.schema.section import Fraction, Section
+
+
+class ScheduleConfig(Section):
+    kind: Literal["multistep", "cosine", "constant"] = "multistep"
+    milestones: list[Fraction] = [2 / 3, 8 / 9]
+    """multistep: shares of the whole training at which lr is multiplied by gamma."""
+    gamma: PositiveFloat = 0.1
+    warmup_steps: NonNegativeInt = 0
+    """Linear warm-up from lr * warmup_factor."""
+    warmup_factor: Annotated[float, Field(ge=0, le=1)] = 0.001
+    final_factor: Fraction = 0.0
+    """cosine: lr at the end as a share of the peak."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {self.milestones} must ascend")
+        return self
+
+
+class TrainConfig(Section):
+    epochs: PositiveInt | None = None
+    """Length in passes over the data; exactly one of `epochs` and `steps` is set."""
+    steps: PositiveInt | None = None
+    """Length in optimiser steps."""
+    batch_size: PositiveInt = 2
+    """Images in one optimiser step, over all ranks and accumulated parts together."""
+    accumulate: PositiveInt = 1
+    """Parts a rank's share of the batch is split into, one backward pass each."""
+    seed: NonNegativeInt = 0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: PositiveFloat = 0.001
+    momentum: Fraction = 0.9
+    """sgd only."""
+    weight_decay: NonNegativeFloat = 5e-4
+    norm_weight_decay: NonNegativeFloat = 0.0
+    """Decay of the affine parameters of norm layers."""
+    bias_weight_decay: NonNegativeFloat = 0.0
+    bias_lr_factor: PositiveFloat = 1.0
+    """lr of biases as a multiple of lr (2 in the Caffe code of the paper)."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    clip_grad_norm: PositiveFloat | None = None
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Autocast type; fp16 needs a GPU."""
+    device: str = "auto"
+    """auto is the GPU where there is one, else cpu."""
+    channels_last: bool = False
+    """Convolutions in the memory layout NHWC: a gain on a GPU under autocast and for depthwise backbones on a CPU."""
+    log_every: PositiveInt = 20
+    """Steps between two entries of metrics.jsonl and TensorBoard."""
+    eval_every: PositiveInt | None = None
+    """Steps between evaluations; null is after each epoch."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps between writes of last.pt; null is after each epoch."""
+    best_metric: Literal["AP", "AP50", "voc_mAP"] = "AP"
+    """What best.pt is chosen by: COCO AP, COCO AP50 or VOC mAP (area)."""
+    num_logged_images: NonNegativeInt = 4
+    """Images drawn with detections and ground truth at each evaluation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("set exactly one of epochs and steps")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be split into {self.accumulate} equal parts")
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ValueError("precision 'fp16' needs a GPU; on the cpu take 'bf16' or 'float32'")
+        return self
+
+
+class EvalConfig(Section):
+    batch_size: PositiveInt = 1
+    """Images at a time on each rank."""

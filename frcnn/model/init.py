@@ -1,0 +1,20 @@
+"""First weights of the layers that are not the trunk's."""
+
+from torch import nn
+
+
+def initialise(layer: nn.Conv2d | nn.Linear, kind: str) -> None:
+    """Draw the weights of a layer anew, uniform around 0, and set its bias to 0.
+
+    Args:
+        kind: "caffe2_xavier" for variance 1 / fan_in (Detectron2's and torchvision's pyramids), "xavier" for
+            2 / (fan_in + fan_out) (Glorot and Bengio 2010; mmdetection's), "pytorch" to leave the layer as it is.
+    """
+    if kind == "pytorch":
+        return
+    if kind == "caffe2_xavier":
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+    else:
+        nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
