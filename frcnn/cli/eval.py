@@ -11,11 +11,13 @@ from frcnn.checkpoint import find_checkpoint, load_checkpoint
 from frcnn.cli.output import make_folder, write_json
 from frcnn.cli.run import guarded
 from frcnn.config import Config, load_config, override_config
+from frcnn.config.schema.data import VocSource
 from frcnn.data.build import build_dataset, build_eval_loader
 from frcnn.data.dataset import DetectionDataset
 from frcnn.errors import ConfigError, DataError
 from frcnn.evaluation.report import evaluate, format_report
 from frcnn.evaluation.results import read_results, write_results
+from frcnn.evaluation.voc_files import read_voc_results, write_voc_results
 from frcnn.inference.device import find_device
 from frcnn.inference.predictor import restore
 from frcnn.inference.run import detect
@@ -28,9 +30,11 @@ examples:
   frcnn eval runs/demo data.val.format=coco data.val.images=val2017 data.val.annotations=instances_val2017.json
   frcnn eval runs/demo --save-detections
   frcnn eval configs/demo.yaml --detections detections.json
+  frcnn eval runs/voc --voc-results results/VOC2007/Main
+  frcnn eval configs/voc.yaml --detections results/VOC2007/Main
 
 eval.json is written to --out; by default into the run folder, with overrides into its folder eval_OVERRIDES, and for a
-checkpoint or a file of detections NAME into NAME_eval beside it.
+checkpoint or detections NAME into NAME_eval beside it.
 """
 
 
@@ -59,10 +63,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the checkpoint's config")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of eval.json")
     parser.add_argument(
-        "--detections", type=Path, metavar="FILE", help="score these, in COCO's results format; no model is run"
+        "--detections",
+        type=Path,
+        metavar="FILE_OR_DIR",
+        help="score these, a file in COCO's results format or a folder of VOC's results files; no model is run",
     )
     parser.add_argument(
         "--save-detections", action="store_true", help="also write detections.json, in COCO's results format"
+    )
+    parser.add_argument(
+        "--voc-results",
+        type=Path,
+        metavar="DIR",
+        help="also write the files that VOC's development kit and server take, comp4_det_SPLIT_CLASS.txt, into DIR",
     )
     return parser
 
@@ -79,12 +92,11 @@ def run(options: argparse.Namespace) -> int:
     """Build the data set, find or read the detections, and report."""
     source = read_source(options.source, options.overrides, needs_model=options.detections is None)
     out = options.out or default_folder(options.source, options.overrides, options.detections)
-    make_folder(out)
+    for folder in filter(None, (out, options.voc_results)):
+        make_folder(folder)
     dataset = build_validation_set(source)
     if options.detections:
-        detections = dict(
-            enumerate(read_results(options.detections, dataset.records, category_ids=dataset.category_ids))
-        )
+        detections = dict(enumerate(read_detections(options.detections, source, dataset)))
         about = {"detections": str(options.detections)}
     else:
         detections = run_model(source, dataset)
@@ -97,12 +109,15 @@ def run(options: argparse.Namespace) -> int:
     report = evaluate(records, found, class_names=dataset.class_names) | {"data": dataset.name, **about}
     if options.save_detections:
         write_results(out / "detections.json", records, found, category_ids=dataset.category_ids)
+    if options.voc_results:
+        settings = voc_settings(source, dataset)
+        write_voc_results(options.voc_results, records, found, class_names=dataset.class_names, **settings)
     write_json(out / "eval.json", report)
     print(f"{options.detections or source.path} on {dataset.name}")
     print(format_report(report))
     if dataset.problems.count:
         print(dataset.problems.summary())
-    print(f"written to {out}")
+    print(f"written to {out}" + (f" and {options.voc_results}" if options.voc_results else ""))
     return 0
 
 
@@ -144,6 +159,22 @@ def build_validation_set(source: Source) -> DetectionDataset:
     return dataset
 
 
+def read_detections(path: Path, source: Source, dataset: DetectionDataset) -> list[ImageDetections]:
+    """Those of a folder of VOC's files, or of a file in COCO's format, for each image of the data set."""
+    if path.is_dir():
+        settings = voc_settings(source, dataset)
+        return read_voc_results(path, dataset.records, class_names=dataset.class_names, **settings)
+    return read_results(path, dataset.records, category_ids=dataset.category_ids)
+
+
+def voc_settings(source: Source, dataset: DetectionDataset) -> dict[str, Any]:
+    """`split` and `far_shift` of VOC's results files; the split of other data is the name of the data set."""
+    val = source.config.data.val
+    if not isinstance(val, VocSource):
+        return {"split": file_name([dataset.name]), "far_shift": 0}
+    return {"split": val.split, "far_shift": 1 if val.coordinates == "minus_one" else 0}
+
+
 def run_model(source: Source, dataset: DetectionDataset) -> dict[int, ImageDetections]:
     """Detections by position in the data set, in the precision of the training."""
     assert source.checkpoint is not None
@@ -158,16 +189,18 @@ def run_model(source: Source, dataset: DetectionDataset) -> dict[int, ImageDetec
 
 def default_folder(source: Path, overrides: Sequence[str], detections: Path | None) -> Path:
     """The run folder of a run, or a folder in it called by the overrides, so that the run's own eval.json stays;
-    NAME_eval beside a checkpoint or a file of detections called NAME.
+    NAME_eval beside a checkpoint, or a file or folder of detections, called NAME.
     """
     if detections is None and source.is_dir():
         return source / f"eval_{file_name(overrides)}" if overrides else source
     scored = detections or source
+    if scored.is_dir():
+        return scored.resolve().with_name(f"{scored.resolve().name}_eval")
     return scored.with_name(f"{scored.stem}_eval")
 
 
-def file_name(overrides: Sequence[str]) -> str:
-    """Overrides as a name that every file system takes; long ones are cut and told apart by a checksum."""
-    text = "_".join(overrides)
+def file_name(parts: Sequence[str]) -> str:
+    """Overrides, say, as a name that every file system takes; long ones are cut and told apart by a checksum."""
+    text = "_".join(parts)
     name = re.sub(r"[^\w.=-]+", "-", text)
     return name if len(name) <= 80 else f"{name[:80]}_{zlib.crc32(text.encode()):08x}"

@@ -7,6 +7,9 @@ import numpy as np
 
 from frcnn.records import ImageDetections, ImageRecord
 
+RECALL_POINTS = (0.0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""The points of the 11-point rule as MATLAB's 0:0.1:1 has them, see `evaluate_voc`."""
+
 
 class _Objects(NamedTuple):
     """The objects of one class in all images, those of an image side by side."""
@@ -49,8 +52,13 @@ def evaluate_voc(
     detection would be written for the kit as x1 + 1, x2. So x2 - x1 = xmax - xmin + 1, and likewise for intersections:
     the plain IoU of our boxes is the kit's IoU of theirs, and the official numbers come out.
 
-    One rounding of the kit is not followed: it compares recall with 0:0.1:1 in floating point, where 3 of 10 objects
-    do not reach 0.3. Here they do.
+    The kit's 11 points are MATLAB's 0:0.1:1, which counts up from 0 as far as the middle and down from 1 to it. So its
+    fourth point is 3 * 0.1, which in floating point is above 0.3: a class of which exactly 3 of 10 objects, or 6 of
+    20, are found does not reach it, and the same rule holds here. py-faster-rcnn and its descendants count up all the
+    way (np.arange), and so miss 6/10 and 7/10 too; they also ask for an overlap above 0.5, where the kit takes 0.5.
+
+    Equal scores keep the order of the images. The kit keeps the order of its file: that is the same for a file
+    written image by image in the order of the split, and for every file without equal scores.
     """
     if len(records) != len(detections):
         raise ValueError(f"{len(records)} records but detections of {len(detections)} images")
@@ -64,7 +72,7 @@ def evaluate_voc(
             found = np.cumsum(right)
             precision = found / np.maximum(found + np.cumsum(wrong), 1)
             area = area_under(precision, found / num_objects)
-            eleven = eleven_points(precision, found, num_objects)
+            eleven = eleven_points(precision, found / num_objects)
         per_class[name] = {"AP": area, "AP_11point": eleven, "objects": num_objects}
     return {
         "mAP": _mean([row["AP"] for row in per_class.values()]),
@@ -82,15 +90,12 @@ def area_under(precision: np.ndarray, recall: np.ndarray) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
-def eleven_points(precision: np.ndarray, found: np.ndarray, num_objects: int) -> float:
-    """Mean over the recalls 0, 0.1, ... 1 of the highest precision at that recall or a larger one, VOC 2007's rule.
+def eleven_points(precision: np.ndarray, recall: np.ndarray) -> float:
+    """Mean over `RECALL_POINTS` of the highest precision at that recall or a larger one, VOC 2007's rule.
 
-    Args:
-        precision: (n,) after each detection.
-        found: (n,) objects found by then; recall is found / num_objects, compared in whole numbers.
+    (n,) precision over (n,) recall; 0 for a point that is not reached.
     """
-    points = [precision[found * 10 >= tenth * num_objects].max(initial=0.0) for tenth in range(11)]
-    return float(np.mean(points))
+    return float(np.mean([precision[recall >= point].max(initial=0.0) for point in RECALL_POINTS]))
 
 
 def _judge(

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from frcnn.cli.eval import file_name, main
 from frcnn.cli.run import guarded
 from frcnn.config import parse_config, to_yaml
 from frcnn.data.build import build_dataset
+from frcnn.data.shapes import CLASS_NAMES
 from frcnn.errors import TrainingError
 from frcnn.evaluation.results import write_results
 from frcnn.records import ImageDetections
@@ -41,6 +43,62 @@ def test_a_run_folder_and_its_saved_detections(run_folder, tmp_path, capsys):
             key: report[key] for key in ("coco", "voc", "per_class", "images")
         }
         assert again["detections"] == str(saved)
+
+
+def test_voc_results_and_what_they_are_read_as(run_folder, tmp_path, capsys):
+    """The same numbers by COCO's file and by VOC's; nothing of VOC is written unasked."""
+    folder = tmp_path / "results" / "Main"
+    assert main([str(run_folder), "--voc-results", str(folder)]) == 0
+    report = read(run_folder / "eval.json")
+    names = [f"comp4_det_shapes-seed-0_{name}.txt" for name in CLASS_NAMES]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert sum(len((folder / name).read_text().splitlines()) for name in names) > 0
+    assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoints", "eval.json"]
+
+    (tmp_path / "config.yaml").write_text(to_yaml(parse_config(raw_config(), source="test")))
+    again = tmp_path / "again"
+    arguments = [str(tmp_path / "config.yaml"), "--detections", str(folder), "--voc-results", str(again)]
+    assert main(arguments) == 0
+    scored = read(tmp_path / "results" / "Main_eval" / "eval.json")
+    assert scored["detections"] == str(folder)
+    assert {key: scored[key] for key in ("coco", "voc", "per_class", "images")} == {
+        key: report[key] for key in ("coco", "voc", "per_class", "images")
+    }
+    assert all((again / name).read_text() == (folder / name).read_text() for name in names)
+    (folder / names[0]).unlink()
+    assert main(arguments) == 2
+    assert f"no file {names[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("coordinates", ["edges", "minus_one"])
+def test_voc_results_of_voc_data_are_in_the_pixels_of_its_files(coordinates, tmp_path):
+    """The split names the files; a perfect detector writes the numbers that the annotation holds."""
+    write_voc(tmp_path / "VOC")
+    raw = raw_config()
+    source = {"format": "voc", "root": str(tmp_path / "VOC"), "split": "test", "coordinates": coordinates}
+    raw["data"] |= {"train": source, "val": source}
+    config = parse_config(raw, source="test")
+    dataset = build_dataset(config.data, "val")
+    perfect = [ImageDetections(record.boxes, np.float32([0.5]), record.labels) for record in dataset.records]
+    write_results(tmp_path / "found.json", dataset.records, perfect, category_ids=dataset.category_ids)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    arguments = [str(tmp_path / "config.yaml"), "--detections"]
+    assert main([*arguments, str(tmp_path / "found.json"), "--voc-results", str(tmp_path / "Main")]) == 0
+    assert (tmp_path / "Main" / "comp4_det_test_cat.txt").read_text() == "000001 0.5 11 6 40 30\n"
+    assert main([*arguments, str(tmp_path / "Main")]) == 0
+    assert read(tmp_path / "Main_eval" / "eval.json")["voc"]["mAP"] == 1
+
+
+def write_voc(root):
+    """One image of 64 x 48 with a cat at the pixels 11 to 40 and 6 to 30."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "test.txt").write_text("000001\n")
+    box = "<bndbox><xmin>11</xmin><ymin>6</ymin><xmax>40</xmax><ymax>30</ymax></bndbox>"
+    size = "<size><width>64</width><height>48</height></size>"
+    (root / "Annotations" / "000001.xml").write_text(
+        f"<annotation>{size}<object><name>cat</name>{box}</object></annotation>"
+    )
 
 
 def test_perfect_detections_by_a_config_alone(tmp_path, capsys):

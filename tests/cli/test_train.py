@@ -102,7 +102,7 @@ def test_init_from_takes_the_weights_and_says_what_not(config, finished, tmp_pat
     output = capsys.readouterr().out
     assert "roi_head.predictor.deltas.weight: (20, 32) in the file, (4, 32) here" in output
     old, new = load_checkpoint(source)["model"], load_checkpoint(out / "checkpoints" / "last.pt")["model"]
-    torch.testing.assert_close(new["rpn.convs.0.weight"], old["rpn.conv.weight"])
+    torch.testing.assert_close(new["rpn.convs.0.weight"], old["rpn.convs.0.weight"])
     assert main([str(config), "--out", str(tmp_path / "other"), "--init-from", str(tmp_path / "gone.pt")]) == 2
     assert "gone.pt: there is no such file" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

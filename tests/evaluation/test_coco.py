@@ -9,6 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from frcnn.data import ErrorPolicy
+from frcnn.data.coco import CocoDataset
 from frcnn.evaluation.coco import METRICS, evaluate_coco
 from frcnn.evaluation.results import read_results, write_results
 from frcnn.records import ImageDetections, ImageRecord
@@ -62,6 +64,65 @@ def test_equals_pycocotools_on_random_data(seed, tmp_path):
     assert numbers(report) == expected.stats.tolist()
     again = read_results(tmp_path / "found.json", records, category_ids=category_ids)
     assert evaluate_coco(records, again, class_names=["a", "b", "c"]) == report
+
+
+def raw_files(seed):
+    """An instances file and a results file as they come: every id with gaps and out of order, boxes in eighths.
+
+    Crowds, images without objects or detections, ties of score within and between images, a category without objects,
+    areas of masks, and one image with more than the 100 detections that count.
+    """
+    rng = np.random.default_rng(seed)
+    image_ids = rng.choice(10**6, 12, replace=False).tolist()
+    category_ids = [90, 3, 44, 7]
+    annotations, results = [], []
+    annotation_ids = iter((rng.permutation(500) * 7 + 1).tolist())
+    for number, image_id in enumerate(image_ids):
+        num_objects = 0 if number % 4 == 3 else int(rng.integers(1, 6))
+        corners = rng.integers(0, 2400, (num_objects, 2)) / 8
+        sides = rng.choice([12, 60, 150], (num_objects, 1)) + rng.integers(0, 160, (num_objects, 2)) / 8
+        for box in np.concatenate([corners, sides], axis=1).tolist():
+            annotation = {"id": next(annotation_ids), "image_id": image_id, "bbox": box}
+            annotation["category_id"] = int(rng.choice(category_ids[:3]))
+            annotation["area"] = box[2] * box[3] * float(rng.choice([0.5, 1]))
+            annotation["iscrowd"] = int(rng.random() < 0.15)
+            annotations.append(annotation)
+            for _ in range(0 if number == 1 else 120 if number == 2 else int(rng.integers(0, 5))):
+                shift = rng.integers(-40, 41, 4) / 8 * (rng.random() < 0.8)
+                found = {"image_id": image_id, "category_id": annotation["category_id"]}
+                if rng.random() < 0.1:
+                    found["category_id"] = int(rng.choice(category_ids))
+                found["bbox"] = [*(np.array(box) + shift).clip([-5, -5, 1, 1]).tolist()]
+                results.append({**found, "score": int(rng.integers(1, 12)) / 16})
+    rng.shuffle(annotations)
+    rng.shuffle(results)
+    images = [{"id": image_id, "file_name": f"{image_id}.jpg", "height": 600, "width": 600} for image_id in image_ids]
+    categories = [{"id": category_id, "name": f"class {category_id}"} for category_id in category_ids]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_pycocotools_on_raw_files(seed, tmp_path):
+    """All 12 numbers and those of each class, from the files by our readers and by pycocotools' own."""
+    truth, results = raw_files(seed)
+    assert any(annotation["iscrowd"] for annotation in truth["annotations"])
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    expected = by_hand(tmp_path / "truth.json", tmp_path / "found.json")
+
+    dataset = CocoDataset(images=tmp_path, annotations=tmp_path / "truth.json", problems=ErrorPolicy())
+    assert dataset.category_ids == (3, 7, 44, 90)
+    detections = read_results(tmp_path / "found.json", dataset.records, category_ids=dataset.category_ids)
+    report = evaluate_coco(dataset.records, detections, class_names=dataset.class_names)
+    assert numbers(report) == expected.stats.tolist()
+    assert 0 < report["AP"] < 1 and report["APs"] is not None
+    for k, name in enumerate(dataset.class_names):
+        precision = expected.eval["precision"][:, :, k, 0, 2]
+        row = report["per_class"][name]
+        if name == "class 7":
+            assert row == {"AP": None, "AP50": None} and precision.max() == -1
+        else:
+            assert row == {"AP": precision.mean(), "AP50": precision[0].mean()}
 
 
 def read_coco(path):

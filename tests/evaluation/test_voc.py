@@ -1,22 +1,16 @@
 """VOC mAP against hand-computed cases and against a second implementation, written here in plain loops."""
 
-from fractions import Fraction
+import math
+import sys
 
 import numpy as np
 import pytest
 
 from frcnn.evaluation.voc import evaluate_voc
-from tests.evaluation.examples import make_detections, make_record, random_case
+from tests.evaluation.examples import make_detections, make_record, random_boxes, random_case
 
-
-def overlap_by_the_kit(box, other) -> Fraction:
-    """IoU as the development kit writes it, on 1-based inclusive whole coordinates: with + 1."""
-    width = min(box[2], other[2]) - max(box[0], other[0]) + 1
-    height = min(box[3], other[3]) - max(box[1], other[1]) + 1
-    if width <= 0 or height <= 0:
-        return Fraction(0)
-    size = (box[2] - box[0] + 1) * (box[3] - box[1] + 1) + (other[2] - other[0] + 1) * (other[3] - other[1] + 1)
-    return Fraction(width * height, size - width * height)
+MATLAB_POINTS = [k * 0.1 for k in range(5)] + [0.5] + [1 - k * 0.1 for k in range(4, -1, -1)]
+"""0:0.1:1 by the documented algorithm of MATLAB's colon: half from the front, half from the back, and the middle."""
 
 
 def to_kit(box):
@@ -25,73 +19,126 @@ def to_kit(box):
     return (x1 + 1, y1 + 1, x2, y2)
 
 
-def average_precision_by_loops(records, detections, label):
-    """Area and 11-point AP of one class in exact fractions; None without objects."""
-    objects = {}
-    num_objects = 0
+def class_of_the_kit(records, detections, label):
+    """The objects of one class by image, and the lines of its results file, in whole pixels as the kit reads them."""
+    objects, lines = {}, []
     for image, record in enumerate(records):
-        objects[image] = []
-        for number in range(len(record.boxes)):
-            if record.labels[number] == label:
-                ignored = bool(record.is_difficult[number] or record.is_crowd[number])
-                objects[image].append({"box": to_kit(record.boxes[number]), "ignored": ignored, "taken": False})
-                num_objects += not ignored
-    if num_objects == 0:
-        return None, None
-
-    everything = []
+        ignored = record.is_difficult | record.is_crowd
+        of_class = [number for number in range(len(record.boxes)) if record.labels[number] == label]
+        objects[image] = [(*to_kit(record.boxes[number]), bool(ignored[number])) for number in of_class]
     for image, found in enumerate(detections):
         for number in range(len(found.boxes)):
             if found.labels[number] == label:
-                everything.append((float(found.scores[number]), image, to_kit(found.boxes[number])))
-    everything.sort(key=lambda entry: -entry[0])
+                lines.append((image, float(found.scores[number]), *to_kit(found.boxes[number])))
+    return objects, lines
 
-    right = wrong = 0
+
+def overlap_by_the_kit(box, other):
+    """IoU as the development kit writes it, with + 1."""
+    width = min(box[2], other[2]) - max(box[0], other[0]) + 1.0
+    height = min(box[3], other[3]) - max(box[1], other[1]) + 1.0
+    if width <= 0 or height <= 0:
+        return 0.0
+    area = (box[2] - box[0] + 1.0) * (box[3] - box[1] + 1.0)
+    other_area = (other[2] - other[0] + 1.0) * (other[3] - other[1] + 1.0)
+    return width * height / (area + other_area - width * height)
+
+
+def recall_and_precision_by_loops(objects, lines):
+    """After each line, best first, in the manner of the kit and of py-faster-rcnn's voc_eval; None without objects."""
+    num_objects = sum(not difficult for of_image in objects.values() for *_, difficult in of_image)
+    if num_objects == 0:
+        return None
+    is_taken = {image: [False] * len(of_image) for image, of_image in objects.items()}
+    true_positives = false_positives = 0
     curve = []
-    for _, image, box in everything:
-        best, best_overlap = None, Fraction(-1)
-        for candidate in objects[image]:
-            overlap = overlap_by_the_kit(box, candidate["box"])
+    for image, _, *box in sorted(lines, key=lambda line: -line[1]):
+        best_overlap, best = -math.inf, None
+        for number, (*other, _) in enumerate(objects[image]):
+            overlap = overlap_by_the_kit(box, other)
             if overlap > best_overlap:
-                best, best_overlap = candidate, overlap
-        if best is None or best_overlap < Fraction(1, 2):
-            wrong += 1
-        elif best["ignored"]:
-            continue
-        elif best["taken"]:
-            wrong += 1
-        else:
-            best["taken"] = True
-            right += 1
-        curve.append((Fraction(right, num_objects), Fraction(right, right + wrong)))
-
-    eleven = sum(
-        max((precision for recall, precision in curve if recall >= Fraction(tenth, 10)), default=Fraction(0))
-        for tenth in range(11)
-    ) / Fraction(11)
-    area = Fraction(0)
-    previous = Fraction(0)
-    for position, (recall, _) in enumerate(curve):
-        area += (recall - previous) * max(precision for _, precision in curve[position:])
-        previous = recall
-    return float(area), float(eleven)
+                best_overlap, best = overlap, number
+        if best is None or best_overlap < 0.5:
+            false_positives += 1
+        elif not objects[image][best][4]:
+            if is_taken[image][best]:
+                false_positives += 1
+            else:
+                is_taken[image][best] = True
+                true_positives += 1
+        judged = max(true_positives + false_positives, sys.float_info.epsilon)
+        curve.append((true_positives / num_objects, true_positives / judged))
+    return curve
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_equals_the_loops_on_random_data(seed):
-    records, detections = random_case(seed)
-    report = evaluate_voc(records, detections, class_names=["a", "b", "c"])
+def eleven_points_by_loops(curve, points):
+    average = 0.0
+    for point in points:
+        highest = 0.0
+        for recall, precision in curve:
+            if recall >= point and precision > highest:
+                highest = precision
+        average += highest / 11
+    return average
+
+
+def area_by_loops(curve):
+    """The rule since VOC 2010: precision made falling from behind, then the sum of rectangles where recall grows."""
+    recalls = [0.0] + [recall for recall, _ in curve] + [1.0]
+    precisions = [0.0] + [precision for _, precision in curve] + [0.0]
+    for position in range(len(precisions) - 2, -1, -1):
+        precisions[position] = max(precisions[position], precisions[position + 1])
+    area = 0.0
+    for position in range(1, len(recalls)):
+        if recalls[position] != recalls[position - 1]:
+            area += (recalls[position] - recalls[position - 1]) * precisions[position]
+    return area
+
+
+def equals_the_loops(records, detections, names):
+    report = evaluate_voc(records, detections, class_names=names)
     areas, elevens = [], []
-    for label, name in enumerate("abc", start=1):
-        area, eleven = average_precision_by_loops(records, detections, label)
+    for label, name in enumerate(names, start=1):
+        curve = recall_and_precision_by_loops(*class_of_the_kit(records, detections, label))
         row = report["per_class"][name]
-        assert row["AP"] == (None if area is None else pytest.approx(area, abs=1e-12))
-        assert row["AP_11point"] == (None if eleven is None else pytest.approx(eleven, abs=1e-12))
-        if area is not None:
-            areas.append(area)
-            elevens.append(eleven)
-    assert report["mAP"] == pytest.approx(np.mean(areas), abs=1e-12)
-    assert report["mAP_11point"] == pytest.approx(np.mean(elevens), abs=1e-12)
+        if curve is None:
+            assert row == {"AP": None, "AP_11point": None, "objects": 0}
+            continue
+        areas.append(area_by_loops(curve))
+        elevens.append(eleven_points_by_loops(curve, MATLAB_POINTS))
+        assert row["AP"] == pytest.approx(areas[-1], rel=0, abs=1e-12)
+        assert row["AP_11point"] == pytest.approx(elevens[-1], rel=0, abs=1e-12)
+    assert report["mAP"] == pytest.approx(np.mean(areas), rel=0, abs=1e-12)
+    assert report["mAP_11point"] == pytest.approx(np.mean(elevens), rel=0, abs=1e-12)
+
+
+def tens_case(seed):
+    """Ten or twenty objects of one class to find, and two difficult ones, of which some are found, with strays.
+
+    Recall then stops at one of the tenths as a rule, which is where roundings of the 11 points show.
+    """
+    rng = np.random.default_rng(seed)
+    num_objects, num_images = int(rng.choice([10, 20])), 4
+    records, detections = [], []
+    image_of_object = rng.integers(0, num_images, num_objects)
+    for image in range(num_images):
+        number = int((image_of_object == image).sum())
+        boxes = [[30 * k, 0, 30 * k + 20, 20] for k in range(number + (image < 2))]
+        records.append(make_record(boxes, [1] * len(boxes), difficult=[number]))
+        chosen = rng.random(len(boxes)) < rng.choice([0.2, 0.5, 0.8])
+        found = np.array(boxes, np.float32).reshape(-1, 4)[chosen] + rng.integers(-4, 5, (int(chosen.sum()), 4))
+        strays = random_boxes(rng, int(rng.integers(0, 3))) + [0, 300, 0, 300]
+        found = np.concatenate([found, found[:1], strays])
+        scores = np.sort(rng.integers(1, 9, len(found)) / 8)[::-1]
+        detections.append(make_detections(rng.permutation(found), scores, [1] * len(found)))
+    return records, detections
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_equals_the_loops_on_random_data(block):
+    for seed in range(20 * block, 20 * block + 20):
+        equals_the_loops(*random_case(seed), names=["a", "b", "c"])
+        equals_the_loops(*tens_case(seed), names=["a"])
 
 
 def test_the_random_data_holds_the_hard_cases():
@@ -105,8 +152,19 @@ def test_the_random_data_holds_the_hard_cases():
             num_empty += len(record.boxes) == 0
             for box in found.boxes:
                 overlaps = [overlap_by_the_kit(to_kit(box), to_kit(other)) for other in record.boxes]
-                num_half += Fraction(1, 2) in overlaps
+                num_half += 0.5 in overlaps
     assert min(num_ties, num_ignored, num_empty, num_half) > 0
+
+
+def test_the_roundings_of_the_points_show_in_the_random_data():
+    """Exact tenths, and py-faster-rcnn's np.arange, would each give other numbers for some of it."""
+    by_fractions = by_arange = 0
+    for seed in range(200):
+        curve = recall_and_precision_by_loops(*class_of_the_kit(*tens_case(seed), 1))
+        kit = eleven_points_by_loops(curve, MATLAB_POINTS)
+        by_fractions += abs(eleven_points_by_loops(curve, [k / 10 for k in range(11)]) - kit) > 1e-3
+        by_arange += abs(eleven_points_by_loops(curve, np.arange(0.0, 1.1, 0.1)) - kit) > 1e-3
+    assert by_fractions > 10 and by_arange > 10
 
 
 def one_class(records, detections):
@@ -127,13 +185,6 @@ def test_three_detections_by_hand():
     assert row["AP"] == pytest.approx(5 / 6)
     assert row["AP_11point"] == pytest.approx((6 + 10 / 3) / 11)
     assert row["objects"] == 2
-
-
-def test_the_second_detection_of_an_object_is_wrong():
-    """Found, the same again, the other: precision 1, 1/2, 2/3; as if the duplicate were a stray."""
-    records = [make_record([FIRST, SECOND], [1, 1])]
-    row = one_class(records, [make_detections([FIRST, FIRST, SECOND], [0.9, 0.8, 0.7], [1, 1, 1])])
-    assert row["AP"] == pytest.approx(5 / 6)
 
 
 def test_a_taken_object_is_not_exchanged_for_the_next_best():
@@ -161,13 +212,62 @@ def test_overlap_of_exactly_one_half_is_enough():
     assert one_class(records, [make_detections([[0, 0, 10, 4]], [0.9], [1])])["AP"] == 0
 
 
-def test_eleven_points_compare_recall_exactly():
-    """3 of 10 objects found and nothing else: recall 3/10 reaches the points 0, 0.1, 0.2 and 0.3, so 4/11."""
+@pytest.mark.parametrize(
+    ("num_found", "num_objects", "points"),
+    [
+        (3, 10, 3),  # 3/10 < 3 * 0.1 in floating point: 0, 0.1 and 0.2 are reached, 0.3 is not
+        (6, 20, 3),
+        (7, 20, 4),  # 0.35
+        (1, 10, 2),
+        (2, 10, 3),
+        (6, 10, 7),  # where np.arange's 0.6000000000000001 would not be reached
+        (7, 10, 8),
+        (9, 10, 10),
+        (10, 10, 11),
+        (1, 3, 4),  # 0.333
+    ],
+)
+def test_which_of_the_eleven_points_a_recall_reaches(num_found, num_objects, points):
+    """`num_found` objects found and nothing else: precision 1 at each point that is reached, so points / 11."""
+    boxes = [[20 * k, 0, 20 * k + 10, 10] for k in range(num_objects)]
+    records = [make_record(boxes, [1] * num_objects)]
+    scores = np.linspace(0.9, 0.1, num_found)
+    row = one_class(records, [make_detections(boxes[:num_found], scores, [1] * num_found)])
+    assert row["AP_11point"] == pytest.approx(points / 11)
+    assert row["AP"] == pytest.approx(num_found / num_objects)
+
+
+def test_ten_objects_by_hand():
+    """Of ten objects three are found, then two strays, then three more; of the last the first is found once again.
+
+    precision 1, 1, 1, 3/4, 3/5, 4/6, 5/7, 6/8, 6/9 at recall .1, .2, .3, .3, .3, .4, .5, .6, .6.
+    Highest precision at recall r or more: 1 up to 0.3, then 6/8 up to 0.6, then 0.
+    Area: 0.3 * 1 + 0.3 * 3/4 = 0.525.
+    11 points: 0, 0.1, 0.2 at 1; the fourth is above 3/10, so it, 0.4, 0.5 and 0.6 at 3/4; four at 0: 3 + 3 = 6 of 11.
+    """
     boxes = [[20 * k, 0, 20 * k + 10, 10] for k in range(10)]
-    records = [make_record(boxes, [1] * 10)]
-    row = one_class(records, [make_detections(boxes[:3], [0.9, 0.8, 0.7], [1, 1, 1])])
-    assert row["AP_11point"] == pytest.approx(4 / 11)
-    assert row["AP"] == pytest.approx(0.3)
+    found = [*boxes[:3], [0, 50, 9, 59], [0, 80, 9, 89], *boxes[3:6], boxes[3]]
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    row = one_class([make_record(boxes, [1] * 10)], [make_detections(found, scores, [1] * 9)])
+    assert row["AP"] == pytest.approx(0.525)
+    assert row["AP_11point"] == pytest.approx(6 / 11)
+
+
+def test_the_best_of_several_detections_of_an_object_counts():
+    """Scores, not overlaps, say which: IoU 0.6 at 0.9, then IoU 1 at 0.8 is the second of the object and wrong.
+
+    precision 1, 1/2 at recall 1/2, 1/2: area 1/2, and 6 of the 11 points (0 to 0.5).
+    """
+    records = [make_record([FIRST, SECOND], [1, 1])]
+    row = one_class(records, [make_detections([[0, 0, 10, 6], FIRST], [0.9, 0.8], [1, 1])])
+    assert row["AP"] == pytest.approx(1 / 2) and row["AP_11point"] == pytest.approx(6 / 11)
+
+
+def test_all_detections_on_difficult_objects():
+    """None is judged: precision is 0 / 0, of which the kit's maximum sees nothing; 0 as without detections."""
+    records = [make_record([FIRST, SECOND], [1, 1], difficult=[1])]
+    row = one_class(records, [make_detections([SECOND], [0.9], [1])])
+    assert row == {"AP": 0.0, "AP_11point": 0.0, "objects": 1}
 
 
 def test_no_detection_is_zero_and_no_object_is_left_out():
