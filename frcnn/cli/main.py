@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a detector from a config, or resume a run",
     "eval": "evaluate a run, a checkpoint or saved detections",
     "predict": "detect objects in images",
+    "convert": "take over other programs' checkpoints, and give ours to torchvision",
     "schema": "print the JSON Schema of config files",
 }
 

@@ -128,11 +128,11 @@ def build_backbone(
             dilated_res5=dilated_res5,
             stem_pool=stem_pool,
         )
+    probed = _probe(trunk, name=name)
     if norm_eps is not None:
         set_norm_eps(trunk.body, norm_eps)
         if trunk.head is not None:
             set_norm_eps(trunk.head, norm_eps)
-    probed = _probe(trunk, name=name)
     if frozen_stages > len(trunk.stages):
         limit = f"has {len(trunk.stages)} stages up to stride {trunk.strides[-1]}" if trunk.stages else "has no stages"
         raise ConfigError(f"model.backbone.frozen_stages: {frozen_stages}, but {name} {limit}")

@@ -1,10 +1,9 @@
 """Pretrained weights for a trunk: from torchvision, from timm, or from a file."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
 import torchvision
@@ -12,21 +11,32 @@ from torch import Tensor, nn
 
 from frcnn.errors import CheckpointError
 from frcnn.model.timm_trunk import PREFIX, import_timm
+from frcnn.weight_file import find_state_dict, read_weight_file
 
 StateDict = dict[str, Tensor]
 
-WRAPPERS = ("state_dict", "model")
-"""Keys under which training programs keep the state dict; `model` is that of this package too."""
 PREFIXES = ("", "module.", "backbone.", "module.backbone.", "backbone.body.", "body.", "model.")
 """What a file may write before the keys of a trunk; DDP, other detectors, this package's backbones."""
+
+DETECTRON_SUFFIXES = {
+    "w": "weight",
+    "s": "weight",
+    "gamma": "weight",
+    "b": "bias",
+    "beta": "bias",
+    "rm": "running_mean",
+    "riv": "running_var",
+}
+"""Last parts of Caffe2's names."""
 
 logger = logging.getLogger("frcnn")
 
 
 def read_weights(path: str | Path) -> StateDict:
-    """Read the tensors of a .safetensors file or of anything `torch.load(weights_only=True)` takes.
+    """Read the tensors of a weight file (see `frcnn.weight_file`).
 
     The file may hold a state dict, one under the key `state_dict` or `model`, or a whole checkpoint of this package.
+    Where it is a ResNet with the names of Detectron or Detectron2 (R-50.pkl), it gets those of torchvision.
 
     Raises:
         CheckpointError: missing, truncated, not a weight file, or one that holds no tensors.
@@ -34,28 +44,37 @@ def read_weights(path: str | Path) -> StateDict:
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weight file (model.backbone.weights)")
-    try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except CheckpointError:
-        raise
-    except UnpicklingError as error:  # torch's own message advises to load without protection
-        raise CheckpointError(
-            f"{path}: cannot be read as weights: it holds more than tensors, or is another kind of file. "
-            "A pickled model must be saved as its state_dict() first"
-        ) from error
-    except Exception as error:  # a broken file fails in many ways: zip, pickle, end of file
-        raise CheckpointError(
-            f"{path}: cannot be read as weights; it may be truncated or another kind of file "
-            f"({type(error).__name__}: {_first_line(error)})"
-        ) from error
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    items = content.items() if isinstance(content, Mapping) else ()
-    state = {str(key): value for key, value in items if isinstance(value, Tensor)}
+    state = find_state_dict(read_weight_file(path), source=path)
     if not state:
         raise CheckpointError(f"{path}: holds no tensors; a state dict is needed (model.backbone.weights)")
+    if any(torchvision_resnet_key(key) for key in state):
+        return {torchvision_resnet_key(key) or key: tensor for key, tensor in state.items()}
     return state
+
+
+def torchvision_resnet_key(key: str) -> str | None:
+    """Torchvision's name of a ResNet's tensor that has the name of Detectron2 or of Caffe2; None for other names.
+
+    >>> torchvision_resnet_key("res2.0.conv1.norm.bias"), torchvision_resnet_key("res3_1_branch2b_w")
+    ('layer1.0.bn1.bias', 'layer2.1.conv2.weight')
+    """
+    match = re.fullmatch(r"(?:backbone\.)?(?:bottom_up\.)?stem\.conv1(\.norm)?\.(\w+)", key)
+    if match:
+        return f"{'bn1' if match[1] else 'conv1'}.{match[2]}"
+    match = re.fullmatch(r"(?:res_)?conv1_(bn_)?(w|s|b|gamma|beta|rm|riv|running_mean|running_var)", key)
+    if match:
+        return f"{'bn1' if match[1] else 'conv1'}.{DETECTRON_SUFFIXES.get(match[2], match[2])}"
+    match = re.fullmatch(
+        r"(?:backbone\.)?(?:bottom_up\.)?res([2-5])\.(\d+)\.(shortcut|conv([123]))(\.norm)?\.(\w+)", key
+    ) or re.fullmatch(r"res([2-5])_(\d+)_branch(1|2([abc]))_(bn_)?(\w+)", key)
+    if match is None:
+        return None
+    stage, block, _, number, norm, last = match.groups()
+    if number is None:
+        layer = "downsample.1" if norm else "downsample.0"
+    else:
+        layer = f"{'bn' if norm else 'conv'}{'abc'.find(number) + 1 or number}"
+    return f"layer{int(stage) - 1}.{block}.{layer}.{DETECTRON_SUFFIXES.get(last, last)}"
 
 
 def read_imagenet_weights(name: str) -> tuple[str, StateDict]:
@@ -156,18 +175,6 @@ def _bare(key: str) -> str:
 def _plain(key: str) -> str:
     """A key by which names of a file and of a trunk are compared."""
     return key.replace(".", "_")
-
-
-def _read_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise CheckpointError(f"{path}: reading it needs safetensors: pip install safetensors") from error
-    return load_file(path)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from frcnn.errors import CheckpointError
+from frcnn.weight_file import find_state_dict, read_weight_file
 
 CLASS_LAYERS = "roi_head.predictor."
 """Names of the layers with a row for each class begin so."""
@@ -52,11 +52,20 @@ def load_weights(model: nn.Module, path: Path, *, class_names: Sequence[str]) ->
     Raises:
         CheckpointError: the file is missing, broken, holds no weights, or none of them fits.
     """
-    content = read_file(path)
-    weights = find_weights(content, source=path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file to initialise from")
+    try:
+        content = read_weight_file(path)
+    except CheckpointError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{path} cannot be read to initialise from: {reason}") from error
+    found = find_state_dict(content, source=path)
+    if not found:
+        raise CheckpointError(f"{path} holds no weights: expected a checkpoint or a state dict")
+    weights = {name.removeprefix("module."): value for name, value in found.items()}  # the prefix is DDP's
     own = model.state_dict()
     same_shape = [name for name in own if name in weights and own[name].shape == weights[name].shape]
-    named = content.get("class_names")
+    named = content.get("class_names") if isinstance(content, dict) else None
     is_other = named is not None and list(named) != list(class_names)
     other_classes = [name for name in same_shape if is_other and name.startswith(CLASS_LAYERS)]
     loaded = [name for name in same_shape if name not in other_classes]
@@ -77,31 +86,3 @@ def load_weights(model: nn.Module, path: Path, *, class_names: Sequence[str]) ->
         missing=[name for name in own if name not in weights],
         unused=[name for name in weights if name not in own],
     )
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """What torch.load finds; {} where that is no dict."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file to initialise from")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} cannot be read: cut short, damaged, or no file of PyTorch ({type(error).__name__})"
-        ) from error
-    return content if isinstance(content, dict) else {}
-
-
-def find_weights(content: dict[str, Any], *, source: Path) -> dict[str, Tensor]:
-    """The state dict: at the top, or below "model" or "state_dict"; a prefix "module." (DDP) is taken off."""
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-    weights = {
-        name.removeprefix("module."): value
-        for name, value in content.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
-    if not weights:
-        raise CheckpointError(f"{source} holds no weights: expected a checkpoint or a state dict")
-    return weights

@@ -20,10 +20,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "frcnn.files": ("frcnn.errors",),
     "frcnn.ops": ("frcnn.structures",),
     "frcnn.config": ("frcnn.errors",),
-    "frcnn.model": ("frcnn.structures", "frcnn.ops", "frcnn.errors"),
+    "frcnn.model": ("frcnn.structures", "frcnn.ops", "frcnn.errors", "frcnn.weight_file"),
     "frcnn.data": ("frcnn.structures", "frcnn.records", "frcnn.errors", "frcnn.ops.boxes"),
     "frcnn.evaluation": ("frcnn.structures", "frcnn.records", "frcnn.errors", "frcnn.files", "frcnn.ops.boxes"),
     "frcnn.checkpoint": ("frcnn.errors", "frcnn.files"),
+    "frcnn.weight_file": ("frcnn.errors",),
+    "frcnn.convert": (
+        "frcnn.errors",
+        "frcnn.checkpoint",
+        "frcnn.weight_file",
+        "frcnn.config",
+        "frcnn.model.build",
+        "frcnn.model.weights",
+    ),
     "frcnn.inference": (
         "frcnn.structures",
         "frcnn.records",
@@ -47,6 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "frcnn.evaluation",
         "frcnn.inference",
         "frcnn.checkpoint",
+        "frcnn.weight_file",
         "frcnn.config",
     ),
     "frcnn.cli": EVERYTHING,
@@ -59,6 +69,8 @@ THIRD_PARTY = {
     "frcnn.ops": {"torch", "torchvision"},
     "frcnn.errors": set(),
     "frcnn.records": {"numpy"},
+    "frcnn.weight_file": {"numpy", "torch", "safetensors"},
+    "frcnn.convert": {"torch"},
     "frcnn.config": {"pydantic", "yaml", "typing_extensions"},
 }
 

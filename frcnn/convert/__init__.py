@@ -1,0 +1,1 @@
+"""Other programs' checkpoints to ours, and ours to torchvision's."""

@@ -1,0 +1,45 @@
+"""Which ResNet a state dict is of."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from frcnn.errors import CheckpointError
+
+RESNETS = {
+    "resnet18": ((2, 2, 2, 2), None, (64, 64)),
+    "resnet34": ((3, 4, 6, 3), None, (64, 64)),
+    "resnet50": ((3, 4, 6, 3), 256, (64, 64)),
+    "resnet101": ((3, 4, 23, 3), 256, (64, 64)),
+    "resnet152": ((3, 8, 36, 3), 256, (64, 64)),
+    "resnext50_32x4d": ((3, 4, 6, 3), 256, (128, 4)),
+    "resnext101_32x8d": ((3, 4, 23, 3), 256, (256, 8)),
+}
+"""Blocks of layer1 to layer4, output channels of layer1's third convolutions (None where there is no third), and
+output and input channels (of a group) of its second."""
+
+
+def find_resnet(state: Mapping[str, Tensor]) -> str:
+    """The name of the network whose tensors end on layer1.0.conv1.weight and so on, whatever stands before.
+
+    Raises:
+        CheckpointError: it is none of `RESNETS`.
+    """
+    blocks: list[set[str]] = [set(), set(), set(), set()]
+    shapes = {}
+    for name, tensor in state.items():
+        if match := re.search(r"\blayer([1-4])\.(\d+)\.", name):
+            blocks[int(match[1]) - 1].add(match[2])
+        if match := re.search(r"\blayer1\.0\.(conv\d)\.weight$", name):
+            shapes[match[1]] = tuple(tensor.shape)
+    counts = tuple(len(stage) for stage in blocks)
+    second, third = shapes.get("conv2", ())[:2], shapes.get("conv3", (None,))[0]
+    for name, known in RESNETS.items():
+        if known == (counts, third, second):
+            return name
+    kind = "no bottlenecks" if third is None else f"a second convolution of {second} channels"
+    raise CheckpointError(
+        f"its backbone, stages of {', '.join(map(str, counts))} blocks with {kind}, is none that can be built here: "
+        f"{', '.join(RESNETS)}"
+    )
