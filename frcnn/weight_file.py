@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from frcnn.errors import CheckpointError
+from frcnn.weight_limits import check_archive, check_pickle, check_tensors
 
 ZIP_START = b"PK\x03\x04"
 OLD_TORCH_NUMBER = bytes.fromhex("6cfc9c46f9206aa85019")
@@ -60,7 +61,9 @@ def read_weight_file(path: str | Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weight file")
     try:
-        return _with_tensors(_read(path), {})
+        content = _with_tensors(_read(path), {})
+        check_tensors(content, path)
+        return content
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:  # torch's own message advises to load without protection
@@ -105,6 +108,7 @@ def _read(path: Path) -> Any:
     if start.startswith(ZIP_START) or OLD_TORCH_NUMBER in start:
         return _read_torch(path, is_zip=start.startswith(ZIP_START))
     if path.suffix == ".pkl" or start.startswith(pickle.PROTO):
+        check_pickle(path)
         with path.open("rb") as file:
             return _ArrayUnpickler(file, path).load()
     raise CheckpointError(f"{path}: cannot be read as weights: it begins with {start[:16]!r}, as no weight file does")
@@ -120,6 +124,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, *, is_zip: bool) -> Any:
     """`torch.load(weights_only=True)`, which looks at our replacements only for names it does not know itself."""
+    if is_zip:
+        check_archive(path)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else _names_in_old_file(path)
     for name in names:
         _refuse_code(_current_name(*name.rpartition(".")[::2]), path)

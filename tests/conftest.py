@@ -5,8 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Property tests try the same few examples everywhere; `pytest --hypothesis-profile=search` looks for new ones.
+ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # a file is overwritten by the next example
+settings.register_profile(
+    "same", derandomize=True, max_examples=50, deadline=None, database=None, suppress_health_check=ALLOWED
+)
+settings.register_profile("search", max_examples=2000, deadline=None, suppress_health_check=ALLOWED)
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

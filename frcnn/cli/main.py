@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a detector from a config, or resume a run",
     "eval": "evaluate a run, a checkpoint or saved detections",
     "predict": "detect objects in images",
+    "check-data": "find what is wrong in a data set, and how the anchors fit it",
     "convert": "take over other programs' checkpoints, and give ours to torchvision",
     "schema": "print the JSON Schema of config files",
 }
@@ -28,14 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="frcnn",
         description="Faster R-CNN: train, evaluate, predict.",
-        epilog="\n".join(f"  {name:8} {what}" for name, what in COMMANDS.items())
+        epilog="\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items())
         + "\n\nfrcnn COMMAND --help describes the arguments of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"frcnn {frcnn.__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     command = parser.parse_args(arguments[:1]).command
-    return importlib.import_module(f"frcnn.cli.{command}").main(arguments[1:])
+    return importlib.import_module(f"frcnn.cli.{command.replace('-', '_')}").main(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from frcnn.config.explain import Layer, explain
 from frcnn.config.merge import merge, nest
 from frcnn.config.schema import Config
 from frcnn.errors import ConfigError
+from frcnn.limits import CONFIG_BASES, CONFIG_BYTES
+from frcnn.reading import read_text, shown
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -69,26 +71,36 @@ def _read_chain(path: Path) -> list[Layer]:
     seen: list[Path] = []
     current: Path | None = path
     while current is not None:
-        if current.resolve() in [earlier.resolve() for earlier in seen]:
+        if _resolved(current, named_by=seen[-1] if seen else None) in [earlier.resolve() for earlier in seen]:
             chain = " -> ".join(str(file) for file in [*seen, current])
             raise ConfigError(f"{path}: its bases run in a circle: {chain}")
+        if len(seen) > CONFIG_BASES:
+            raise ConfigError(f"{path}: it builds on more than {CONFIG_BASES} bases, the last of them {seen[-1]}")
         raw = _read_file(current, named_by=seen[-1] if seen else None)
         seen.append(current)
         base = raw.pop("base", None)
         if base is not None and not isinstance(base, str):
-            raise ConfigError(f"{current}: base: expected one path, found {base!r}")
+            raise ConfigError(f"{current}: base: expected one path, found {shown(base)}")
         layers.insert(0, Layer(str(current), raw))
         current = current.parent / base if base is not None else None
     return layers
 
 
+def _resolved(path: Path, *, named_by: Path | None) -> Path:
+    by = f" (the base of {named_by})" if named_by else ""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that no file can have
+        raise ConfigError(f"{str(path)!r}{by}: cannot be read: {error}") from None
+
+
 def _read_file(path: Path, *, named_by: Path | None) -> dict[str, Any]:
     by = f" (the base of {named_by})" if named_by else ""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, CONFIG_BYTES, error=ConfigError)
     except FileNotFoundError:
         raise ConfigError(f"{path}{by}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # the latter: broken UTF-8, a name that no file can have
         raise ConfigError(f"{path}{by}: cannot be read: {error}") from error
     try:
         raw = yaml_text.read(text)
@@ -97,7 +109,7 @@ def _read_file(path: Path, *, named_by: Path | None) -> dict[str, Any]:
     if raw is None:
         raise ConfigError(f"{path}{by}: the file is empty")
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}{by}: a config is a mapping of sections such as data and train, found {raw!r:.60}")
+        raise ConfigError(f"{path}{by}: a config is a mapping of sections such as data and train, found {shown(raw)}")
     return raw
 
 

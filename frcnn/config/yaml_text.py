@@ -6,8 +6,11 @@ number. A key that stands twice in one mapping is an error: YAML forbids it, and
 """
 
 import re
+from typing import Any
 
 import yaml
+
+from frcnn.limits import CONFIG_DEPTH, CONFIG_DIGITS, CONFIG_NODES
 
 _SCALARS = {
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -23,9 +26,34 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars above that refuses repeated keys."""
+    """SafeLoader with the scalars above that refuses repeated keys, and values without measure."""
 
     yaml_implicit_resolvers: dict = {}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.count = 0
+        self.sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Count what an alias stands for at each of its places, where whoever walks through the values meets it."""
+        event, before = self.peek_event(), self.count
+        self.depth += 1
+        if self.depth > CONFIG_DEPTH:
+            raise _error(f"it is nested more than {CONFIG_DEPTH} deep", event)
+        node: Any = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent):
+            if id(node) not in self.sizes:
+                raise _error(f"the alias {event.anchor!r} stands inside what it names", event)
+            self.count += self.sizes[id(node)]
+        else:
+            self.count += 1 + (len(node.value) // 100 if isinstance(node, yaml.ScalarNode) else 0)
+            self.sizes[id(node)] = self.count - before
+        if self.count > CONFIG_NODES:
+            raise _error(f"it stands for more than {CONFIG_NODES} values, aliases counted as what they name", event)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict[str, yaml.Node] = {}
@@ -42,6 +70,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)
+        if len(text) > CONFIG_DIGITS:
+            raise _error(f"a whole number of {len(text)} characters", node)
         return int(text, 16 if text.startswith("0x") else 10)
 
 
@@ -69,12 +99,21 @@ def read(text: str) -> object:
     """Parse one YAML document.
 
     Raises:
-        yaml.YAMLError: the text is no YAML, or a key stands twice in one mapping.
+        yaml.YAMLError: the text is no YAML, a key stands twice in one mapping, or it is too deep or long (`limits`).
 
     >>> read("{lr: 1e-3, steps: 090, classes: [yes, no], weights: null}")
     {'lr': 0.001, 'steps': 90, 'classes': ['yes', 'no'], 'weights': None}
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of tags: `!!int x`, `!!bool maybe`
+        raise yaml.YAMLError(f"a value does not fit its tag: {error}") from error
+
+
+def _error(problem: str, place: yaml.Event | yaml.Node) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 def write(value: object) -> str:

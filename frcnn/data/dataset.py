@@ -3,12 +3,14 @@
 from abc import ABC
 from collections import Counter
 from collections.abc import Sequence
+from unicodedata import category
 
 from torch import Tensor
 
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
 from frcnn.errors import DataError
+from frcnn.reading import shown
 from frcnn.records import ImageRecord
 
 
@@ -68,11 +70,15 @@ class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are
 
 
 def check_class_names(class_names: Sequence[str], *, source: str) -> None:
-    """Raise DataError unless there is at least one name, none empty, none twice."""
+    """Raise DataError unless there is at least one name, none empty, none twice, all of characters to be shown."""
     if not class_names:
         raise DataError(f"{source}: no class names; annotate at least one object or set data.classes")
     if any(not isinstance(name, str) or not name.strip() for name in class_names):
         raise DataError(f"{source}: a class name is empty: {list(class_names)}")
+    # Cc and Cs: control characters and halves of pairs, which no terminal or file should be sent.
+    odd = next((name for name in class_names if any(category(each) in ("Cc", "Cs") for each in name)), None)
+    if odd is not None:
+        raise DataError(f"{source}: a class name holds characters that cannot be shown: {shown(odd)}")
     twice = [name for name, count in Counter(class_names).items() if count > 1]
     if twice:
         raise DataError(f"{source}: class names must be unique; more than once: {', '.join(twice)}")

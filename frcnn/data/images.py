@@ -1,6 +1,7 @@
 """Reading image files of any kind as 8-bit RGB."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -8,6 +9,28 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from frcnn.errors import DataError
+from frcnn.limits import IMAGE_PIXELS
+from frcnn.reading import size_of
+
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+"""What is read, by Pillow's names; the others are rare, little tested, or run another program (EPS)."""
+
+ORIENTATION_TAG = 0x0112
+
+
+class DecodedImage(NamedTuple):
+    """An image file as `read_image` gives it, and how it is stored."""
+
+    pixels: Tensor
+    """(3, H, W) uint8 RGB, turned by the EXIF orientation."""
+    mode: str
+    """PIL's name of the stored pixels: RGB, L, P, CMYK, I;16, ..."""
+    raw_mode: str
+    """How the decoder found them, such as RGB;16B for 16 bits a channel; empty where it does not say."""
+    stored_size: tuple[int, int]
+    """(height, width) before the turn."""
+    orientation: int
+    """EXIF's, 1 (upright) to 8; 1 where there is none."""
 
 
 def read_image(path: Path | str) -> Tensor:
@@ -22,20 +45,33 @@ def read_image(path: Path | str) -> Tensor:
         (3, H, W) uint8, RGB. Not necessarily contiguous: the memory is channels-last, which the resize likes best.
 
     Raises:
-        DataError: names the file; it is missing, empty, broken, truncated, or holds pixels without a known range.
+        DataError: names the file; it is missing, empty, broken, truncated, of too many pixels, or holds pixels without
+            a known range.
     """
+    return decode_image(path).pixels
+
+
+def decode_image(path: Path | str) -> DecodedImage:
+    """`read_image` with what is known of the file besides its pixels."""
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        size_of(path)
+        with Image.open(path, formats=_readable_formats()) as image:
+            IMAGE_PIXELS.check(image.width * image.height, path, error=DataError)
+            mode, raw_mode, stored_size = image.mode, _raw_mode(image), (image.height, image.width)
             image.load()
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_tensor(image)
+            return DecodedImage(_to_tensor(image), mode, raw_mode, stored_size, orientation)
     except FileNotFoundError:
         raise DataError(f"{path}: image file not found") from None
     except UnidentifiedImageError:
-        reason = "the file is empty" if path.stat().st_size == 0 else "no known image format"
+        reason = "the file is empty" if path.stat().st_size == 0 else f"no known image format ({', '.join(FORMATS)})"
         raise DataError(f"{path}: cannot read image: {reason}") from None
-    except MemoryError:
+    except Image.DecompressionBombError as error:
+        variable = IMAGE_PIXELS.variable
+        raise DataError(f"{path}: cannot read image: {error} If not, set the environment variable {variable}") from None
+    except (MemoryError, DataError):
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise DataError(f"{path}: cannot read image: {error}") from error
@@ -44,6 +80,23 @@ def read_image(path: Path | str) -> Tensor:
 def from_pil(image: Image.Image) -> Tensor:
     """Steps 2 and 3 of `read_image` for an image that is open already; ValueError for pixels without a known range."""
     return _to_tensor(ImageOps.exif_transpose(image))
+
+
+def _readable_formats() -> list[str]:
+    """Those of FORMATS that this Pillow knows; raises Pillow's own limit of pixels where the user has raised ours."""
+    Image.init()
+    limit = IMAGE_PIXELS.value()
+    if limit > IMAGE_PIXELS.default and Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """The decoder's name of the pixels of an image that is not loaded yet."""
+    tiles = getattr(image, "tile", None) or ()
+    arguments = tiles[0][3] if tiles else None
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
@@ -58,10 +111,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("floating-point pixels have no known range; store the image with 8 or 16 bits")
     if image.mode.startswith("I"):
         # PIL's own conversion cuts 16 bits off at 255, which turns most of the image white.
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("grey values beyond 16 bits have no known range; store the image with 8 or 16 bits")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        scaled = values.astype(np.uint32)  # in place: an image near the limit of pixels would take gigabytes
+        scaled *= 255
+        scaled += 32767
+        scaled //= 65535
+        image = Image.fromarray(scaled.astype(np.uint8))
     if "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, PIL warns of the lost transparency
     return image.convert("RGB")

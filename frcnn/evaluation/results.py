@@ -1,7 +1,6 @@
 """Detections in COCO's results format: a JSON list of image_id, category_id, bbox (x, y, width, height) and score."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 from frcnn.errors import DataError
 from frcnn.evaluation.coco import to_xywh
 from frcnn.files import replacing
+from frcnn.limits import COORDINATE
+from frcnn.reading import read_json, shown
 from frcnn.records import ImageDetections, ImageRecord
 
 
@@ -71,12 +72,12 @@ def read_results(path: Path, records: Sequence[ImageRecord], *, category_ids: Se
         position = _look_up(position_by_id, entry["image_id"])
         if position is None:
             raise DataError(
-                f"{where}: the data set has no image {entry['image_id']!r}; the detections are of other images"
+                f"{where}: the data set has no image {shown(entry['image_id'])}; the detections are of other images"
             )
         label = _look_up(label_by_category, entry["category_id"])
         if label is None:
             raise DataError(
-                f"{where}: the data set has no category {entry['category_id']!r}; it has {list(category_ids)}"
+                f"{where}: the data set has no category {shown(entry['category_id'])}; it has {list(category_ids)}"
             )
         rows[position].append((_read_box(entry["bbox"], where), _read_number(entry["score"], "score", where), label))
     return [_to_detections(image_rows) for image_rows in rows]
@@ -84,13 +85,11 @@ def read_results(path: Path, records: Sequence[ImageRecord], *, category_ids: Se
 
 def _read_list(path: Path) -> list[Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file of detections") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # broken JSON or broken UTF-8
-        raise DataError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of detections (COCO's results format), not {type(content).__name__}")
     return content
@@ -112,16 +111,17 @@ def _look_up(table: dict[Any, int], key: Any) -> int | None:
 def _read_box(value: Any, where: str) -> list[float]:
     """x, y, width, height -> x1, y1, x2, y2."""
     if not isinstance(value, list) or len(value) != 4:
-        raise DataError(f"{where}: bbox is {value!r}, expected [x, y, width, height]")
+        raise DataError(f"{where}: bbox is {shown(value)}, expected [x, y, width, height]")
     x, y, width, height = (_read_number(part, "bbox", where) for part in value)
     if width < 0 or height < 0:
-        raise DataError(f"{where}: bbox is {value!r}, with a negative width or height")
+        raise DataError(f"{where}: bbox is {shown(value)}, with a negative width or height")
     return [x, y, x + width, y + height]
 
 
 def _read_number(value: Any, name: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where}: {name} holds {value!r}, expected a finite number")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= COORDINATE:  # False for NaN too
+        raise DataError(f"{where}: {name} holds {shown(value)}, expected a finite number")
     return float(value)
 
 

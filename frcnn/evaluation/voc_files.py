@@ -16,6 +16,8 @@ import numpy as np
 
 from frcnn.errors import DataError
 from frcnn.files import replacing
+from frcnn.limits import COORDINATE, JSON_BYTES
+from frcnn.reading import read_text, shown
 from frcnn.records import ImageDetections, ImageRecord
 
 COMPETITION = "comp4"
@@ -157,7 +159,7 @@ def _find_files(folder: Path, class_names: Sequence[str], split: str) -> list[Pa
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        return read_text(path, JSON_BYTES, error=DataError).split("\n")
     except (OSError, ValueError) as error:  # broken UTF-8 is a ValueError
         raise DataError(f"{path}: cannot be read: {error}") from error
 
@@ -172,7 +174,7 @@ def _read_line(
     if len(parts) < 6 or (position is None and columns > 6):
         raise DataError(f"{where}: has {columns} columns, expected IMAGE_ID SCORE XMIN YMIN XMAX YMAX")
     if position is None:
-        raise DataError(f"{where}: the data set has no image {parts[0]!r}; the detections are of other images")
+        raise DataError(f"{where}: the data set has no image {shown(parts[0])}; the detections are of other images")
     score, xmin, ymin, xmax, ymax = (_read_number(text, where) for text in parts[1:])
     box = [xmin - 1, ymin - 1, xmax - far_shift, ymax - far_shift]
     if box[2] < box[0] or box[3] < box[1]:
@@ -185,8 +187,8 @@ def _read_number(text: str, where: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{where}: {text!r} is no finite number")
+    if not abs(number) <= COORDINATE:  # False for NaN too
+        raise DataError(f"{where}: {shown(text)} is no finite number")
     return number
 
 

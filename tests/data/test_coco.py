@@ -16,9 +16,9 @@ def box(category_id=1, bbox=(1, 2, 10, 20), image_id=7, **more):
     return {"id": 1, "image_id": image_id, "category_id": category_id, "bbox": list(bbox), **more}
 
 
-def load(files, *, on_error="raise", class_names=None):
+def load(files, *, on_error="raise", **options):
     images, annotations = files
-    return CocoDataset(images=images, annotations=annotations, problems=ErrorPolicy(on_error), class_names=class_names)
+    return CocoDataset(images=images, annotations=annotations, problems=ErrorPolicy(on_error), **options)
 
 
 def test_gaps_between_category_ids_close_in_the_order_of_the_ids(coco_files):
@@ -61,6 +61,21 @@ def test_area_is_used_as_annotated_else_that_of_the_box(coco_files):
     annotations = [box(area=12.5), box(), box(area=None), box(bbox=(-5, 0, 10, 4))]
     record = load(coco_files(categories=GAPS, annotations=annotations)).records[0]
     assert record.areas.tolist() == [12.5, 200, 200, 20]
+
+
+def test_crowds_may_be_left_out(coco_files):
+    files = coco_files(categories=GAPS, annotations=[box(iscrowd=1), box(18, bbox=(3, 4, 5, 6)), box(90, iscrowd=1)])
+    record = load(files, crowd="drop").records[0]
+    assert record.boxes.tolist() == [[3, 4, 8, 10]]
+    assert record.labels.tolist() == [2] and record.areas.tolist() == [30]
+    assert not record.is_crowd.any() and not record.is_ignored.any()
+
+
+def test_classes_that_stand_for_unused_ids_need_no_category(coco_files):
+    files = coco_files(categories=GAPS, annotations=[box(18)])
+    dataset = load(files, class_names=["person", "N/A 12", "dog"])
+    assert dataset.category_ids == (1, 12, 18)
+    assert dataset.records[0].labels.tolist() == [3]
 
 
 def test_crowds_are_ignore_regions_and_iscrowd_may_be_absent(coco_files):

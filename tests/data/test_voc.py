@@ -28,6 +28,12 @@ def test_boxes_beyond_the_border_are_clipped(voc_root):
     assert load(root).records[0].boxes.tolist() == [[0, 0, 60, 40]]
 
 
+def test_one_may_be_taken_from_all_four_coordinates(voc_root):
+    root = voc_root({"a": (40, 60, [("cat", (11, 6, 20, 30), False), ("cat", (1, 1, 60, 40), False)])})
+    assert load(root, coordinates="minus_one").records[0].boxes.tolist() == [[10, 5, 19, 29], [0, 0, 59, 39]]
+    assert load(root, coordinates="edges").records[0].boxes.tolist() == [[10, 5, 20, 30], [0, 0, 60, 40]]
+
+
 def test_coordinates_with_decimals(voc_root):
     root = voc_root({"a": (40, 60, [("cat", (3.5, 4.25, 10, 12), False)])})
     assert load(root).records[0].boxes.tolist() == [[2.5, 3.25, 10, 12]]

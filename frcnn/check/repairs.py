@@ -1,0 +1,168 @@
+"""What can be put right in an annotation without asking anyone, and what has to go."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from frcnn.check.boxes import TINY, BoxFaults
+from frcnn.check.check import Check
+from frcnn.check.classes import labels_of, plain
+from frcnn.check.files import fits_size, identity
+from frcnn.check.findings import Source
+
+MOST_LEAKED = 0.5
+"""Share of train that may go because val has it too; beyond it the sets are meant to be the same."""
+
+
+@dataclass
+class Repairs:
+    """The changes of one source."""
+
+    source: Source
+    dropped_images: dict[int, str] = field(default_factory=dict)
+    """Reason by row."""
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """(height, width) by row, where none was written."""
+    dropped_objects: dict[int, str] = field(default_factory=dict)
+    """Reason by column."""
+    boxes: dict[int, tuple[list[float], str]] = field(default_factory=dict)
+    """New edges x1, y1, x2, y2 and the reason by column."""
+    names: dict[int, str] = field(default_factory=dict)
+    """New class name by column."""
+
+    def lines(self) -> list[str]:
+        """Every change in words."""
+        source, objects = self.source, self.source.raw.objects
+        lines = [f"{source.title(row)}: image left out, {why}" for row, why in self.dropped_images.items()]
+        lines += [f"{source.title(row)}: size {w} x {h} written" for row, (h, w) in self.sizes.items()]
+        for number, why in self.dropped_objects.items():
+            if int(objects.rows[number]) not in self.dropped_images:
+                lines.append(f"{source.subject(number)}: object left out, {why} ({source.written(number)})")
+        for number, (box, why) in self.boxes.items():
+            if int(objects.rows[number]) not in self.dropped_images:
+                edges = " ".join(f"{edge:g}" for edge in box)
+                lines.append(f"{source.subject(number)}: {why} ({source.written(number)}), edges are now {edges}")
+        lines += [f"{source.subject(number)}: now of class {name}" for number, name in self.names.items()]
+        return [f"{source.split}: {line}" for line in lines]
+
+
+def plan_repairs(check: Check) -> list[Repairs]:
+    """The changes of each source; those without annotation files have none.
+
+    Left out: images that cannot be read or are of another size than annotated; images of train that val has too;
+    boxes without area or outside their image; repetitions; objects of unknown classes. Put right: boxes over the
+    border, swapped corners, missing sizes, class names in another case or spacing.
+    """
+    leaked = _leaked(check.sources)
+    plans = []
+    for source, faults in zip(check.sources, check.faults, strict=True):
+        plan = Repairs(source)
+        plans.append(plan)
+        if source.raw.origin is None:
+            continue
+        _judge_images(plan, leaked)
+        _repair_boxes(plan, faults)
+        _repair_names(plan, check)
+    return plans
+
+
+def _leaked(sources: list[Source]) -> set[object]:
+    """Identities of train's images that val has too; none where that is most of them."""
+    val = {
+        identity(source, row) for source in sources if source.split == "val" for row in range(len(source.raw.images))
+    }
+    train = [
+        identity(source, row) for source in sources if source.split == "train" for row in range(len(source.raw.images))
+    ]
+    both = (set(train) & val) - {None}
+    return both if sum(each in both for each in train) <= MOST_LEAKED * len(train) else set()
+
+
+def _judge_images(plan: Repairs, leaked: set[object]) -> None:
+    source = plan.source
+    unreadable = {fault.row for fault in source.raw.faults if fault.kind == "unreadable"}
+    for row, (image, facts) in enumerate(zip(source.raw.images, source.facts, strict=True)):
+        has_size = bool(np.isfinite(image.height + image.width))
+        if row in unreadable:
+            plan.dropped_images[row] = "its annotation cannot be read"
+        elif facts is not None and facts.fault:
+            plan.dropped_images[row] = f"its file is {facts.fault}"
+        elif not has_size and facts is None:
+            plan.dropped_images[row] = "its size is not known"
+        elif not fits_size(source, row):
+            plan.dropped_images[row] = "it is of another size than annotated"
+        elif source.split == "train" and identity(source, row) in leaked:
+            plan.dropped_images[row] = "it is in val too"
+        elif not has_size and facts is not None:
+            plan.sizes[row] = (facts.height, facts.width)
+
+
+def _repair_boxes(plan: Repairs, faults: BoxFaults) -> None:
+    objects = plan.source.raw.objects
+    bounds = [(image.width, image.height) for image in plan.source.raw.images]
+    for row, (height, width) in plan.sizes.items():
+        bounds[row] = (width, height)
+    for number in range(len(objects.rows)):
+        row = int(objects.rows[number])
+        if row < 0:
+            plan.dropped_objects[number] = "there is no such image"
+        elif faults.has_no_numbers[number]:
+            plan.dropped_objects[number] = "its box is no four numbers"
+        elif faults.is_flat[number]:
+            plan.dropped_objects[number] = "its box has no area"
+        elif faults.repeats[number] >= 0:
+            plan.dropped_objects[number] = "it repeats another"
+        elif (
+            faults.is_negative[number]
+            or faults.is_over_border[number]
+            or faults.is_outside[number]
+            or row in plan.sizes
+        ):
+            box, is_swapped = _inside(objects.boxes[number], bounds[row], shift=_swap_shift(plan.source, number))
+            least = TINY if is_swapped else 0.0
+            if min(box[2] - box[0], box[3] - box[1]) <= least:
+                plan.dropped_objects[number] = "its box has no area in the image"
+            elif is_swapped:
+                plan.boxes[number] = (box, "corners swapped")
+            elif box != objects.boxes[number].tolist():
+                plan.boxes[number] = (box, "clipped to the image")
+
+
+def _swap_shift(source: Source, number: int) -> np.ndarray:
+    """What swapping does to the edges of each axis besides: VOC's first pixel is an edge before it, its last after."""
+    raw = source.raw
+    if raw.format != "voc":
+        return np.zeros(2)
+    return (raw.objects.boxes[number] - raw.objects.written[number])[[2, 3]] + 1
+
+
+def _inside(box: np.ndarray, bound: tuple[float, float], *, shift: np.ndarray) -> tuple[list[float], bool]:
+    """The box with its corners in order and clipped to an image of (width, height), and whether they were swapped."""
+    near, far = box[:2].copy(), box[2:].copy()
+    is_swapped = far < near
+    near[is_swapped], far[is_swapped] = (far - shift)[is_swapped], (near + shift)[is_swapped]
+    far = np.minimum(far, np.nan_to_num(np.array(bound), nan=np.inf))
+    return [*near.clip(0).tolist(), *far.tolist()], bool(is_swapped.any())
+
+
+def _repair_names(plan: Repairs, check: Check) -> None:
+    """Names in another case or spacing become that of the class; other unknown classes are left out.
+
+    VOC files declare no classes, so of names that differ in case or spaces only the most frequent is taken for right.
+    """
+    raw, labels = plan.source.raw, labels_of(plan.source, check.class_names)
+    totals = check.counts["train"].objects + check.counts["val"].objects
+    right: dict[str, str] = {}
+    for place in np.argsort(-totals, kind="stable").tolist():
+        right.setdefault(plain(check.class_names[place]), check.class_names[place])
+    is_voc = raw.format == "voc"
+    for number in range(len(labels)):
+        if number in plan.dropped_objects or int(raw.objects.rows[number]) in plan.dropped_images:
+            continue
+        index = int(raw.objects.names[number])
+        name = raw.names[index] if index >= 0 else ""
+        better = right.get(plain(name)) if is_voc and name else None
+        if better is not None and better != name and (labels[number] == 0 or not check.has_given_classes):
+            plan.names[number] = better
+        elif labels[number] == 0:
+            plan.dropped_objects[number] = "its class is unknown"

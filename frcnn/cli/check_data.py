@@ -1,0 +1,95 @@
+"""Look at data before training: `frcnn check-data CONFIG [key=value ...]`, or `python tools/check_data.py ...`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from frcnn.check.build import check_config
+from frcnn.check.check import Check, summary
+from frcnn.check.findings import SEVERITIES
+from frcnn.check.fix import require_new, write_fixed
+from frcnn.check.pictures import draw_findings
+from frcnn.check.report import format_report
+from frcnn.cli.output import make_folder, save_picture, write_json
+from frcnn.cli.run import guarded
+from frcnn.config import load_config
+
+PICTURES = 3
+"""A finding."""
+
+EXAMPLES = """\
+examples:
+  frcnn check-data configs/voc/resnet50_fpn.yaml
+  frcnn check-data configs/demo.yaml data.train.num_images=100
+  frcnn check-data configs/coco/resnet50_fpn_1x.yaml --images 1000 --json check.json
+  frcnn check-data mine.yaml --pictures wrong --fix cleaned
+
+exit status: 0 no error and no warning was found (notes may be), 1 there is one, 2 unusable arguments, config or data.
+With --fail-on error warnings do not count, with --fail-on note notes do.
+
+--fix OUT writes cleaned annotations into the new folder OUT, the originals are never touched. Images are not copied:
+for VOC a link OUT/JPEGImages leads to them. See docs/check_data.md.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="frcnn check-data",
+        description="Find what is wrong in the training and validation data of a config, and how its anchors fit.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="config file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything found as JSON")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the first cases of every finding into DIR")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a cleaned copy of the annotations into OUT")
+    parser.add_argument(
+        "--images", type=count, metavar="N", help="read N image files of each source, evenly spread (default: all)"
+    )
+    parser.add_argument("--workers", type=count, default=4, metavar="N", help="threads that read images (default: 4)")
+    parser.add_argument("--examples", type=count, default=3, metavar="N", help="cases shown a finding (default: 3)")
+    parser.add_argument(
+        "--fail-on", choices=SEVERITIES, default="warning", help="the mildest finding that makes the status 1"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_intermixed_args(argv)
+    return guarded(lambda: run(options))
+
+
+def count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check, report, and write what is asked for."""
+    config = load_config(options.config, options.overrides)
+    if options.fix:
+        require_new(options.fix)
+    if options.pictures:
+        make_folder(options.pictures)
+    check = check_config(config, most_images=options.images, workers=options.workers)
+    print(format_report(check, most_examples=options.examples))
+    if options.json:
+        write_json(options.json, summary(check))
+        print(f"written to {options.json}")
+    if options.pictures:
+        num_pictures = 0
+        for name, picture in draw_findings(check.findings, most=PICTURES):
+            save_picture(options.pictures / f"{name}.jpg", picture)
+            num_pictures += 1
+        print(f"{num_pictures} pictures in {options.pictures}")
+    if options.fix:
+        print("\n".join(write_fixed(check, options.fix)))
+    return 1 if has_failed(check, fail_on=options.fail_on) else 0
+
+
+def has_failed(check: Check, *, fail_on: str) -> bool:
+    """Whether there is a finding of this severity or a worse one."""
+    counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]  # type: ignore[arg-type]
+    return any(check.of_severity(severity) for severity in counted)
