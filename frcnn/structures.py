@@ -54,6 +54,9 @@ class Batch(NamedTuple):
     """(B, 2) int64 (height, width) before the resize."""
     index: Tensor
     """(B,) int64 position of each image in its dataset; -1 where there is none."""
+    seed: Tensor
+    """(B,) int64, not negative: what is drawn at random for an image follows from this number alone, so that it does
+    not matter with which others, on which rank or after what the image is trained on."""
     ground_truth: GroundTruth
 
     def to(self, device, *, non_blocking: bool = True) -> "Batch":
@@ -93,6 +96,8 @@ class Proposals(NamedTuple):
     """(B, P, 4)."""
     scores: Tensor
     """(B, P) objectness logits, -inf in empty slots."""
+    anchor_index: Tensor
+    """(B, P) int64 index into A of the anchor each box was decoded from; 0 in empty slots."""
     valid: Tensor
     """(B, P) bool."""
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "detect objects in images",
     "check-data": "find what is wrong in a data set, and how the anchors fit it",
     "convert": "take over other programs' checkpoints, and give ours to torchvision",
+    "replay": "repeat a training step whose loss was not finite, and say where it began",
     "schema": "print the JSON Schema of config files",
 }
 

@@ -5,27 +5,38 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from frcnn.checkpoint import find_checkpoint, load_checkpoint
-from frcnn.cli.run import guarded
-from frcnn.config import Config, load_config, parse_config
-from frcnn.errors import CheckpointError, TrainingError
+from frcnn.check.build import preflight_lines
+from frcnn.checkpoint import find_checkpoint
+from frcnn.cli.resume import (
+    check_series,
+    holds_what_can_go_on,
+    is_finished,
+    is_restarted,
+    load_run,
+    longer,
+    own_config,
+    put_in_place,
+    with_seed,
+)
+from frcnn.cli.run import guarded, memory_explained
+from frcnn.config import Config, load_config
+from frcnn.errors import TrainingError
 from frcnn.train.build import Experiment, build_experiment, describe
 from frcnn.train.distributed import World, done_by_main, join_world
 from frcnn.train.dry_run import dry_run
 from frcnn.train.initialize import load_weights
+from frcnn.train.lr_find import find_lr
 from frcnn.train.run_folder import RunFolder, describe_environment, prepare_folder, refuse_overwriting
 from frcnn.train.seeds import (
     SeriesFolder,
-    find_series,
     format_summary,
     refuse_overwriting_series,
     refuse_series,
     start_series,
     write_summary,
 )
-from frcnn.train.state import check_same_config
+from frcnn.train.stop import Stopped
 from frcnn.train.trainer import train
 
 EXAMPLES = """\
@@ -33,9 +44,11 @@ examples:
   frcnn train configs/demo.yaml
   frcnn train configs/demo.yaml train.lr=0.01 data.workers=4 --out runs/faster
   frcnn train --resume --out runs/faster
-  torchrun --nproc-per-node 2 tools/train.py configs/demo.yaml
+  torchrun --nproc-per-node 2 --max-restarts 3 tools/train.py configs/demo.yaml
+  frcnn train configs/demo.yaml --auto-resume
   frcnn train configs/demo.yaml --seeds 3 --out runs/demo_seeds
   frcnn train --seeds 5 --resume --out runs/demo_seeds
+  frcnn train configs/demo.yaml --lr-find
 
 --seeds N trains with train.seed, train.seed + 1, ... one after the other. DIR/seed_0, DIR/seed_1, ... are run folders
 like any other, and DIR/seeds.json holds the metrics of each seed, their mean, standard deviation (n - 1) and range, of
@@ -61,11 +74,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=positive, metavar="N", help="train a series of N runs that differ in the seed")
     parser.add_argument("--resume", action="store_true", help="go on exactly where the run in DIR stopped")
     parser.add_argument(
+        "--auto-resume",
+        action="store_true",
+        help="go on with the run in DIR, or start it where there is none; what torchrun restarts does so anyway",
+    )
+    parser.add_argument(
         "--init-from", type=Path, metavar="RUN_OR_CKPT", help="start from these weights, as far as they fit"
     )
     parser.add_argument("--overwrite", action="store_true", help="throw away the run that DIR holds")
     parser.add_argument(
         "--dry-run", action="store_true", help="try every part on a little data and stop; writes no run folder"
+    )
+    parser.add_argument("--no-check", action="store_true", help="leave out the short look at the data before a new run")
+    parser.add_argument(
+        "--lr-find",
+        action="store_true",
+        help="try learning rates from 1e-6 to 1 on the first batches, suggest one and stop; writes DIR/lr_find.png",
     )
     return parser
 
@@ -75,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
     if options.resume and (options.init_from or options.overwrite):
         parser.error("--resume goes on with a run; it cannot be joined with --init-from or --overwrite")
+    if options.auto_resume and (options.resume or options.overwrite):
+        parser.error("--auto-resume goes on with a run or starts one; it cannot be joined with --resume or --overwrite")
+    if options.lr_find and (
+        options.resume or options.auto_resume or options.overwrite or options.dry_run or options.seeds
+    ):
+        parser.error("--lr-find trains nothing; of the other flags only --out and --init-from go with it")
     paths = [argument for argument in options.arguments if "=" not in argument]
     overrides = [argument for argument in options.arguments if "=" in argument]
     if len(paths) > 1:
@@ -96,16 +126,19 @@ def positive(text: str) -> int:
 def run(config_path: Path | None, overrides: Sequence[str], out: Path, options: argparse.Namespace) -> int:
     """Read the config, and train, resume or rehearse one run or a series. Without a path it is the config of `out`."""
     is_series, folder = options.seeds is not None, RunFolder(out)
-    if not is_series and not options.dry_run:
+    is_rehearsal = options.dry_run or options.lr_find
+    if not is_series and not is_rehearsal:
         refuse_series(out)
     if config_path is None or (config_path == folder.config and not is_series):
         config_path = own_config(out, is_series=is_series)
     config = load_config(config_path, overrides)
-    with join_world(config.train.device) as world:
+    with join_world(config.train.device) as world, memory_explained(config, world):
+        if not is_rehearsal and (options.auto_resume or is_restarted()):
+            options.resume = done_by_main(lambda: holds_what_can_go_on(out, is_series=is_series), world)
         if is_series:
             train_series(config, SeriesFolder(out), world, config_path=config_path, options=options)
             return 0
-        if not (options.resume or options.dry_run):
+        if not (options.resume or is_rehearsal):
             done_by_main(lambda: refuse_overwriting(folder, overwrite=options.overwrite), world)
         train_run(
             config,
@@ -113,8 +146,9 @@ def run(config_path: Path | None, overrides: Sequence[str], out: Path, options: 
             world,
             config_path=config_path,
             is_resumed=options.resume,
-            is_rehearsal=options.dry_run,
-            init_from=options.init_from,
+            rehearse=partial(find_lr, folder=out) if options.lr_find else dry_run if options.dry_run else None,
+            init_from=None if options.resume else options.init_from,
+            is_checked=not options.no_check,
             prepare=lambda: prepare_folder(folder, overwrite=options.overwrite),
         )
     return 0
@@ -151,15 +185,19 @@ def train_series(
                 world,
                 config_path=config_path,
                 is_resumed=seed in begun,
-                is_rehearsal=options.dry_run,
+                rehearse=dry_run if options.dry_run else None,
                 init_from=None if seed in begun else init_from,
+                is_checked=number == 1 and not options.no_check,
                 prepare=partial(prepare, folder),
             )
         except TrainingError as error:
-            command = f"frcnn train --seeds {options.seeds} --resume --out {shlex.quote(str(series.path))}"
+            command = series_command(series, options)
             raise TrainingError(
                 f"{error}\nThe series stopped at seed {seed}. Finished runs are kept; go on by: {command}"
             ) from error
+        except Stopped as stopped:
+            message = f"{stopped}, or with the whole series by: {series_command(series, options)}"
+            raise Stopped(message, status=stopped.status) from stopped
         if options.dry_run:
             announce(world, f"of the series only seed {seed} was tried: the others differ in nothing else")
             return
@@ -176,17 +214,20 @@ def train_run(
     *,
     config_path: Path,
     is_resumed: bool,
-    is_rehearsal: bool,
+    rehearse: Callable[[Experiment], list[str]] | None,
     init_from: Path | None,
+    is_checked: bool,
     prepare: Callable[[], None],
 ) -> bool:
     """Build everything, and train, resume or rehearse one run. `prepare` makes the folder of a new one.
+
+    `is_checked`: look at the data before a new one (see `check.preflight`).
 
     Returns:
         whether it was trained; False for a rehearsal and where nothing was left to do.
     """
     announce(world, head_line(config, world, config_path, folder))
-    resumed = load_run(folder, config, world) if is_resumed else None
+    resumed, source = load_run(folder, config, world) if is_resumed else (None, folder.last)
     weights_follow = init_from is not None and config.model.backbone.weights is None
     experiment = build_experiment(config, world, pretrained=resumed is None and not weights_follow)
     announce(world, describe(experiment))
@@ -194,73 +235,34 @@ def train_run(
         source = find_checkpoint(init_from) if init_from.is_dir() else init_from
         report = load_weights(experiment.model, source, class_names=experiment.train_set.class_names)
         announce(world, report.text(source))
+    if is_checked and resumed is None:
+        done_by_main(lambda: announce(world, "\n".join(look_at_data(experiment))), world)
 
-    if is_rehearsal:
-        announce(world, "\n".join([*dry_run(experiment), "dry run done: nothing was kept"]))
+    if rehearse is not None:
+        announce(world, "\n".join(rehearse(experiment)))
         return False
     if resumed is not None and is_finished(resumed, experiment):
-        announce(world, f"the run in {folder.path} is finished ({experiment.length} steps); nothing to do")
+        early = "" if resumed["step"] == experiment.length else ", stopped early"
+        announce(world, f"the run in {folder.path} is finished ({resumed['step']} steps{early}); nothing to do")
         return False
     if resumed is None:
         done_by_main(prepare, world)
     else:
+        done_by_main(lambda: put_in_place(source, folder), world)
         announce(world, f"resume at step {resumed['step']} of {experiment.length}{longer(resumed, config)}")
     train(experiment, folder, resumed=resumed)
     announce(world, f"done: {folder.path}")
     return True
 
 
-def own_config(out: Path, *, is_series: bool) -> Path:
-    """The config of the run in a folder, or of the first run of the series in it."""
-    folder = RunFolder(out)
-    if is_series:
-        begun, _ = find_series(SeriesFolder(out))
-        folder = SeriesFolder(out).run(begun[0])
-    require_run(folder)
-    return folder.config
+def series_command(series: SeriesFolder, options: argparse.Namespace) -> str:
+    return f"frcnn train --seeds {options.seeds} --resume --out {shlex.quote(str(series.path))}"
 
 
-def require_run(folder: RunFolder) -> None:
-    if not folder.last.exists():
-        raise CheckpointError(f"{folder.path} holds no run to resume (no {folder.last}); start it without --resume")
-
-
-def load_run(folder: RunFolder, config: Config, world: World) -> dict[str, Any]:
-    """The checkpoint to go on from, read by rank 0 for all; its config must be this one."""
-    return done_by_main(lambda: read_run(folder, config), world)
-
-
-def read_run(folder: RunFolder, config: Config) -> dict[str, Any]:
-    require_run(folder)
-    checkpoint = load_checkpoint(folder.last)
-    then = parse_config(checkpoint["config"], source=str(folder.last))
-    check_same_config(config, then, source=folder.last)
-    return checkpoint
-
-
-def check_series(series: SeriesFolder, config: Config, seeds: Sequence[int]) -> tuple[list[int], Path | None]:
-    """Of a series to resume: the seeds that were begun, all with this config, and what the others start from."""
-    begun, init_from = find_series(series, seeds)
-    for seed in begun:
-        read_run(series.run(seed), with_seed(config, seed))
-    return begun, init_from
-
-
-def with_seed(config: Config, seed: int) -> Config:
-    return config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-
-
-def is_finished(checkpoint: dict[str, Any], experiment: Experiment) -> bool:
-    trainer = checkpoint.get("trainer") or {}
-    return trainer.get("step") == trainer.get("evaluated_step") == experiment.length
-
-
-def longer(checkpoint: dict[str, Any], config: Config) -> str:
-    """A note where a resumed run is given another length than it had."""
-    then = checkpoint["config"]["train"]
-    if (then["epochs"], then["steps"]) == (config.train.epochs, config.train.steps):
-        return ""
-    return "; the length is changed, and the learning rate now follows the schedule of the new one"
+def look_at_data(experiment: Experiment) -> list[str]:
+    """The lines of the preflight, which touches no random state."""
+    strides = experiment.model.backbone.strides
+    return preflight_lines(experiment.config, experiment.train_set, experiment.val_set, strides)
 
 
 def head_line(config: Config, world: World, config_path: Path, folder: RunFolder) -> str:

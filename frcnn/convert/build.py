@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import frcnn
-from frcnn.checkpoint import FORMAT
+from frcnn.checkpoint import FORMAT, weights_to_use
 from frcnn.config import Config, dump_config, load_config, parse_config
 from frcnn.convert import to_torchvision
 from frcnn.convert.classes import ClassList, find_classes
@@ -115,7 +115,7 @@ def export_checkpoint(checkpoint: Mapping[str, Any], *, path: Path) -> tuple[Sta
     try:
         to_torchvision.refuse_others(plain)
         state = to_torchvision.to_torchvision(
-            checkpoint["model"],
+            weights_to_use(checkpoint),
             unused=source.get("unused", {}) if is_from_torchvision else {},
             with_counters=is_from_torchvision and bool(source.get("has_batch_counters")),
         )

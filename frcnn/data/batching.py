@@ -27,6 +27,8 @@ class Sample(NamedTuple):
     """(2,) int64 (height, width) before the resize."""
     index: int
     """Position in the data set."""
+    seed: int
+    """See `structures.Batch`."""
 
 
 def ground_truth_slots(count: int) -> int:
@@ -69,6 +71,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image_sizes=torch.tensor([sample.image.shape[1:] for sample in samples]),
         original_sizes=torch.stack([sample.original_size for sample in samples]),
         index=torch.tensor([sample.index for sample in samples]),
+        seed=torch.tensor([sample.seed for sample in samples]),
         ground_truth=GroundTruth(boxes, labels, is_ignored, valid),
     )
 

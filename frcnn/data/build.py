@@ -4,6 +4,7 @@ from typing import Literal
 
 from frcnn.config.schema.data import CocoSource, DataConfig, ShapesSource, VocSource
 from frcnn.data import coco, shapes, voc
+from frcnn.data.balance import class_balanced_factors, repeat_factors
 from frcnn.data.concat import ConcatDataset
 from frcnn.data.dataset import DetectionDataset, check_class_names
 from frcnn.data.loader import BatchLoader, EvalSamples, TrainSamples
@@ -55,6 +56,20 @@ def find_classes(data: DataConfig) -> list[str]:
     return list(class_names)
 
 
+def build_factors(data: DataConfig, dataset: DetectionDataset) -> list[float] | None:
+    """How often each image of the training set is drawn in an epoch by data.sampling, on average; None is once.
+
+    Raises:
+        DataError: class_balanced, and no image holds an object.
+    """
+    num_classes = len(dataset.class_names)
+    if data.sampling == "repeat_factor":
+        return repeat_factors(dataset.records, num_classes=num_classes, threshold=data.repeat_threshold)
+    if data.sampling == "class_balanced":
+        return class_balanced_factors(dataset.records, num_classes=num_classes, name=dataset.name)
+    return None
+
+
 def build_train_loader(
     data: DataConfig,
     dataset: DetectionDataset,
@@ -84,6 +99,7 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
         is_wide=[each.width >= each.height for each in dataset.records] if data.aspect_ratio_grouping else None,
+        factors=build_factors(data, dataset),
     )
     transform = TrainTransform(
         short_sides=data.short_sides,

@@ -1,18 +1,20 @@
 """Reading and preparing images in worker processes, with what goes wrong there told in the main process."""
 
 import signal
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from frcnn.data.batching import Sample, collate
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.sampler import Key, image_generator
+from frcnn.data.sampler import Key, image_generator, image_seed
 from frcnn.data.transforms import TestTransform, TrainTransform
-from frcnn.errors import DataError
+from frcnn.errors import DataError, TrainingError
 from frcnn.structures import Batch
 
 
@@ -25,6 +27,8 @@ class Attempt(NamedTuple):
 
     sample: Sample | None
     problems: tuple[str, ...]
+    fault: str | None = None
+    """What ended the attempt in a worker process, where it was no unusable image."""
 
 
 class Loaded(NamedTuple):
@@ -32,6 +36,8 @@ class Loaded(NamedTuple):
 
     batch: Batch | None
     problems: tuple[str, ...]
+    fault: str | None
+    """The first of the samples'."""
 
 
 class TrainSamples(Dataset[Attempt]):
@@ -51,9 +57,10 @@ class TrainSamples(Dataset[Attempt]):
         problems: list[str] = []
         for step in range(len(self.dataset)):
             index = (wanted + step) % len(self.dataset)
-            generator = image_generator(seed=self.seed, epoch=epoch, index=index)
+            transform = partial(self.transform, generator=image_generator(seed=self.seed, epoch=epoch, index=index))
+            seed = image_seed(seed=self.seed, epoch=epoch, index=index)
             try:
-                sample = read_sample(self.dataset, index, partial(self.transform, generator=generator))
+                sample = read_sample(self.dataset, index, transform, seed=seed)
             except DataError as error:
                 problems.append(str(error))
                 if self.dataset.problems.on_error == "raise":
@@ -72,15 +79,22 @@ class EvalSamples(Dataset[Attempt]):
 
     def __getitem__(self, key: Key) -> Attempt:
         try:
-            return Attempt(read_sample(self.dataset, key[1], self.transform), ())
+            return Attempt(read_sample(self.dataset, key[1], self.transform, seed=key[1]), ())
         except DataError as error:
             return Attempt(None, (str(error),))
 
 
-def read_sample(dataset: DetectionDataset, index: int, transform: Callable) -> Sample:
-    """Read image `index` and its annotation, and apply `transform(image, boxes)`."""
+def read_sample(dataset: DetectionDataset, index: int, transform: Callable, *, seed: int) -> Sample:
+    """Read image `index` and its annotation, and apply `transform(image, boxes)`; `seed` goes into the sample."""
     record = dataset.records[index]
-    image, boxes = transform(dataset.read_image(index), torch.from_numpy(record.boxes))
+    try:
+        image, boxes = transform(dataset.read_image(index), torch.from_numpy(record.boxes))
+    except DataError:
+        raise
+    except Exception as error:
+        if get_worker_info() is None:
+            raise  # a traceback says more, and it reaches the user whole
+        raise TrainingError(describe_fault(error, record.path or f"{dataset.name} {record.image_id}")) from error
     return Sample(
         image=image,
         boxes=boxes,
@@ -88,14 +102,39 @@ def read_sample(dataset: DetectionDataset, index: int, transform: Callable) -> S
         is_ignored=torch.from_numpy(record.is_ignored),
         original_size=torch.tensor([record.height, record.width]),
         index=index,
+        seed=seed,
     )
+
+
+def describe_fault(error: Exception, image: Path | str) -> str:
+    """The image, the last line of the traceback and where it is from."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = traceback.format_exception_only(error)[-1].strip()
+    return (
+        f"{image}: a process that reads images failed: {text} ({Path(last.filename).name}, line {last.lineno}, in "
+        f"{last.name}); data.workers=0 shows the whole traceback"
+    )
+
+
+class FaultsAsValues(Dataset[Attempt]):
+    """Samples whose faults in a worker process are attempts, not exceptions."""
+
+    def __init__(self, samples: Dataset[Attempt]) -> None:
+        self.samples = samples
+
+    def __getitem__(self, key: Any) -> Attempt:
+        try:
+            return self.samples[key]
+        except TrainingError as fault:
+            return Attempt(None, (), str(fault))
 
 
 def collate_attempts(attempts: list[Attempt]) -> Loaded:
     """Batch the samples that are there."""
     samples = [attempt.sample for attempt in attempts if attempt.sample is not None]
     problems = tuple(message for attempt in attempts for message in attempt.problems)
-    return Loaded(collate(samples) if samples else None, problems)
+    faults = [attempt.fault for attempt in attempts if attempt.fault is not None]
+    return Loaded(collate(samples) if samples else None, problems, faults[0] if faults else None)
 
 
 class BatchLoader(DataLoader):
@@ -115,7 +154,7 @@ class BatchLoader(DataLoader):
         pin_memory: bool,
     ) -> None:
         super().__init__(
-            samples,
+            FaultsAsValues(samples),
             batch_sampler=batches,
             collate_fn=collate_attempts,
             num_workers=workers,
@@ -128,7 +167,9 @@ class BatchLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch | None]:
         dataset = self.samples.dataset
-        for batch, problems in super().__iter__():
+        for batch, problems, fault in super().__iter__():
+            if fault is not None:
+                raise TrainingError(fault)
             for message in problems:
                 dataset.problems.report(message)
             if batch is None and isinstance(self.samples, TrainSamples):
@@ -137,6 +178,10 @@ class BatchLoader(DataLoader):
 
 
 def start_worker(worker: int) -> None:
-    """One thread a worker, and Ctrl-C is left to the main process, which ends the workers in order."""
+    """One thread a worker, and Ctrl-C is left to the main process, which ends the workers in order.
+
+    So is a first SIGTERM, for a batch system sends it to every process at once. The second is obeyed.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

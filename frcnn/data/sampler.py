@@ -1,5 +1,7 @@
 """Which images make up which batch: a pure function of (seed, step)."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,13 +11,21 @@ from torch import Generator
 from frcnn.errors import ConfigError, DataError
 
 Key = tuple[int, int]
-"""(epoch, index): all that the random changes of one image may depend on, besides the seed."""
+"""(epoch, index): all that the random changes of one image may depend on, besides the seed. Where an image may come
+several times in an epoch, the first number counts the times instead, see `with_visits`."""
+
+UNIT = 2**32
+"""Fractions of a draw are counted in integers of this unit, so that their sum is exact in any order."""
+
+
+def mixed_seed(*key: int) -> int:
+    """A number in 0..2**63 - 1 made of the key's non-negative integers; neighbouring keys are unrelated."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seeded_generator(*key: int) -> Generator:
-    """A generator whose stream is a function of the key's non-negative integers; neighbouring keys are unrelated."""
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    """A generator whose stream is a function of the key, see `mixed_seed`."""
+    return torch.Generator().manual_seed(mixed_seed(*key))
 
 
 def order_generator(*, seed: int, epoch: int) -> Generator:
@@ -28,23 +38,61 @@ def image_generator(*, seed: int, epoch: int, index: int) -> Generator:
     return seeded_generator(2, seed, epoch, index)
 
 
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
+def image_seed(*, seed: int, epoch: int, index: int) -> int:
+    """`Batch.seed` of an image in an epoch: what the anchors and regions it is trained on are drawn from."""
+    return mixed_seed(3, seed, epoch, index)
+
+
+def epoch_size(num_images: int, factors: Sequence[float] | None = None) -> int:
+    """Draws of an epoch: one of each image, or, with `factors`, their sum, rounded down."""
+    return num_images if factors is None else math.floor(math.fsum(factors) + 1e-6)  # 1e-6: n / 3 three times is n
+
+
+def steps_per_epoch(num_draws: int, batch_size: int) -> int:
     """Whole batches in one pass; the incomplete rest is dropped, other images each epoch."""
-    return num_images // batch_size
+    return num_draws // batch_size
+
+
+def draw_epoch(factors: Sequence[float], generator: Generator) -> list[int]:
+    """The images of one epoch in random order, image i factors[i] times on average, `epoch_size` in all.
+
+    1. Lay the factors end to end on a line, in random order.
+    2. Mark the line at distance 1, from a random start on: the marks on an image are its draws, which rounds each
+       factor up or down at random (systematic sampling), and the sum of all to a whole number that hardly varies.
+    3. Shuffle the draws; where the sum was rounded up, drop the last.
+    """
+    size = epoch_size(len(factors), factors)
+    units = (torch.tensor(factors, dtype=torch.float64) * UNIT).round().long()
+    units[units.argmax()] += max(0, size * UNIT - int(units.sum()))  # what the rounding to units has lost
+    images = torch.randperm(len(factors), generator=generator)
+    start = int(torch.randint(UNIT, (1,), generator=generator))
+    ends = (units[images].cumsum(0) + start) // UNIT
+    times = ends.diff(prepend=ends.new_zeros(1))
+    draws = images.repeat_interleave(times)
+    return draws[torch.randperm(len(draws), generator=generator)][:size].tolist()
 
 
 def epoch_batches(
-    num_images: int, *, batch_size: int, seed: int, epoch: int, is_wide: Sequence[bool] | None = None
+    num_images: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    is_wide: Sequence[bool] | None = None,
+    factors: Sequence[float] | None = None,
 ) -> list[list[int]]:
     """The batches of an epoch, each of `batch_size` indices.
 
-    1. Shuffle the images.
+    1. Shuffle the images; with `factors`, draw them, see `draw_epoch`.
     2. With `is_wide`: deal wide and tall images into batches of their own and shuffle these batches. The leftovers
        of both groups make at most one mixed batch, the last.
     3. Drop what fills no batch.
     """
     generator = order_generator(seed=seed, epoch=epoch)
-    order = torch.randperm(num_images, generator=generator).tolist()
+    if factors is None:
+        order = torch.randperm(num_images, generator=generator).tolist()
+    else:
+        order = draw_epoch(factors, generator)
     if is_wide is None:
         return _whole_batches(order, batch_size)
     groups = [index for index in order if is_wide[index]], [index for index in order if not is_wide[index]]
@@ -56,6 +104,24 @@ def epoch_batches(
 
 def _whole_batches(order: list[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order) - batch_size + 1, batch_size)]
+
+
+def with_visits(batches: Sequence[Sequence[int]], *, epoch: int, most_draws: int) -> list[list[Key]]:
+    """Key of each index of an epoch's batches: (epoch * most_draws + earlier draws of the image in this epoch, index).
+
+    So an image that is drawn again is flipped and scaled anew, and where each is drawn once the key is (epoch, index).
+
+    >>> with_visits([[4, 7], [7, 5]], epoch=10, most_draws=3)
+    [[(30, 4), (30, 7)], [(31, 7), (30, 5)]]
+    """
+    drawn: Counter[int] = Counter()
+    keys = []
+    for batch in batches:
+        keys.append([])
+        for index in batch:
+            keys[-1].append((epoch * most_draws + drawn[index], index))
+            drawn[index] += 1
+    return keys
 
 
 class TrainSampler:
@@ -76,22 +142,24 @@ class TrainSampler:
         rank: int = 0,
         world_size: int = 1,
         is_wide: Sequence[bool] | None = None,
+        factors: Sequence[float] | None = None,
     ) -> None:
         """
         Args:
             batch_size: images of an optimiser step over all ranks and parts.
             is_wide: one flag an image; None leaves the groups out.
+            factors: how often each image is drawn in an epoch, on average; None is once.
 
         Raises:
             ConfigError: batch_size is no multiple of world_size * accumulate.
-            DataError: batch_size is larger than the data set.
+            DataError: batch_size is larger than an epoch.
         """
         if batch_size % (world_size * accumulate):
             raise ConfigError(
                 f"train.batch_size {batch_size} is not divisible by {world_size} process(es) x train.accumulate "
                 f"{accumulate}; choose a multiple of {world_size * accumulate}"
             )
-        if batch_size > num_images:
+        if batch_size > epoch_size(num_images, factors):
             raise DataError(
                 f"train.batch_size {batch_size} is larger than the training set of {num_images} images; "
                 f"lower train.batch_size to at most {num_images}"
@@ -104,20 +172,28 @@ class TrainSampler:
         self.rank = rank
         self.world_size = world_size
         self.is_wide = is_wide
+        self.factors = factors
+        self.steps_per_epoch = steps_per_epoch(epoch_size(num_images, factors), batch_size)
+        self.most_draws = 1 if factors is None else math.ceil(max(factors)) + 1
 
     def __iter__(self) -> Iterator[list[Key]]:
-        """Yields (epoch, index) keys of one micro-batch after the other."""
-        epoch, position = divmod(self.start_step, steps_per_epoch(self.num_images, self.batch_size))
+        """Yields the keys of one micro-batch after the other."""
+        epoch, position = divmod(self.start_step, self.steps_per_epoch)
         share = self.batch_size // self.world_size
         part = share // self.accumulate
         while True:
             batches = epoch_batches(
-                self.num_images, batch_size=self.batch_size, seed=self.seed, epoch=epoch, is_wide=self.is_wide
+                self.num_images,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                is_wide=self.is_wide,
+                factors=self.factors,
             )
-            for batch in batches[position:]:
+            for batch in with_visits(batches, epoch=epoch, most_draws=self.most_draws)[position:]:
                 own = batch[self.rank * share : (self.rank + 1) * share]
                 for start in range(0, share, part):
-                    yield [(epoch, index) for index in own[start : start + part]]
+                    yield own[start : start + part]
             epoch, position = epoch + 1, 0
 
 

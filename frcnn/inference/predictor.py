@@ -1,6 +1,7 @@
 """A trained detector to be used from Python: `frcnn.load(path).predict(images)`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frcnn.checkpoint import find_checkpoint, load_checkpoint
+from frcnn.checkpoint import find_checkpoint, load_checkpoint, weights_to_use
 from frcnn.config import Config, parse_config
 from frcnn.data.batching import Sample, collate
 from frcnn.data.images import from_pil, read_image
@@ -105,7 +106,7 @@ class Predictor:
         pixels = to_pixels(image)
         resized, boxes = self.transform(pixels, torch.zeros(0, 4))
         nothing = torch.zeros(0, dtype=torch.int64)
-        return Sample(resized, boxes, nothing, nothing.bool(), torch.tensor(pixels.shape[1:]), -1)
+        return Sample(resized, boxes, nothing, nothing.bool(), torch.tensor(pixels.shape[1:]), index=-1, seed=0)
 
 
 def load(path: str | Path, *, device: str = "auto") -> Predictor:
@@ -128,12 +129,15 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
 def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device, source: Path) -> Predictor:
     """The detector of a checkpoint, built by `config`, which may differ from the checkpoint's own in its numbers.
 
-    Weights are float32 and, with train.channels_last, laid out as in training.
+    Weights are the averaged ones where there are such (train.ema_decay). They are float32 and, with
+    train.channels_last, laid out as in training.
 
     Raises:
         CheckpointError: the weights do not fit the model of the config.
     """
-    model = build_detector(
+    weights = weights_to_use(checkpoint)
+    build = partial(
+        build_detector,
         config.model,
         num_classes=len(checkpoint["class_names"]),
         mean=config.data.mean,
@@ -141,8 +145,10 @@ def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device,
         channels=config.data.channels,
         pretrained=False,
     )
+    _refuse_far_larger(build, weights, source=source)
+    model = build()
     try:
-        model.load_state_dict(checkpoint["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             f"{source}: its weights do not fit the model of the config; an override of model... must not change "
@@ -158,6 +164,23 @@ def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device,
         category_ids=checkpoint["category_ids"],
         device=device,
     )
+
+
+def _refuse_far_larger(build: Callable[[], FasterRCNN], weights: dict[str, Any], *, source: Path) -> None:
+    """Raise CheckpointError where the config asks for a model for which the file cannot hold the weights.
+
+    The model is built without memory for its weights: a config from elsewhere may ask for more than there is.
+    """
+    held = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
+    try:
+        with torch.device("meta"):
+            wanted = sum(value.numel() for value in build().state_dict().values())
+    except RuntimeError as error:  # a number of elements beyond 64 bits
+        raise CheckpointError(f"{source}: the model of the config cannot be built: {error}") from None
+    if wanted > 2 * held + 1_000_000:
+        raise CheckpointError(
+            f"{source}: its weights do not fit the model of the config, which has {wanted:,} numbers, the file {held:,}"
+        )
 
 
 def to_pixels(image: ImageLike) -> Tensor:

@@ -96,3 +96,22 @@ class AnchorGenerator(nn.Module):
             centre = torch.stack([centre_x, centre_y, centre_x, centre_y], dim=-1)  # (H, W, 4)
             levels.append((centre[:, :, None] + cell).reshape(-1, 4))  # (H, W, k, 4) -> (H*W*k, 4)
         return torch.cat(levels)
+
+    def positions(self, map_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """A number for each anchor made of its level, row, column and shape, the same on every canvas.
+
+        Args:
+            map_sizes: (height, width) of each level's map.
+
+        Returns:
+            (A,) int64, all different, in the order of `forward`.
+        """
+        device = self.get_buffer("cell_0").device
+        shape = torch.arange(self.num_anchors, device=device)
+        levels = []
+        for level, (height, width) in enumerate(map_sizes):
+            row = torch.arange(height, device=device)[:, None, None]
+            column = torch.arange(width, device=device)[:, None]
+            number = ((level * 2**16 + row) * 2**16 + column) * self.num_anchors + shape
+            levels.append(number.flatten())  # (H, W, k) -> (H*W*k)
+        return torch.cat(levels)

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from frcnn.ops import boxes as box_ops
-from frcnn.ops.sampling import sample_balanced
+from frcnn.ops.sampling import random_keys, sample_balanced
 from frcnn.structures import AnchorLabels, GroundTruth, Proposals, RoiSamples
 
 GROUND_TRUTH_CHUNK = 8
 """Ground-truth slots compared with all boxes at once. IoU of all anchors with all slots would be 1.1 GB at B=16,
 A=268569, G=64; it is reduced chunk by chunk and never kept whole."""
+
+DRAW_ANCHORS, DRAW_REGIONS = 1, 2
+"""Purposes of `random_keys`."""
+FIRST_GROUND_TRUTH = 2**62
+"""Position of the first ground-truth slot among the regions that are drawn from: past those of all anchors."""
 
 
 class Match(NamedTuple):
@@ -124,9 +129,31 @@ def is_on_image(anchors: Tensor, image_sizes: Tensor, *, inside_only: bool, skip
 
 
 @torch.no_grad()
+def sample_anchors(
+    labels: AnchorLabels, positions: Tensor, seed: Tensor, *, num_samples: int, positive_fraction: float
+) -> tuple[Tensor, Tensor]:
+    """Draw the anchors the RPN trains on (Ren et al. 2015, section 3.1.2).
+
+    Args:
+        labels: of every anchor.
+        positions: (A,) of the anchors on their maps, see `anchors.AnchorGenerator.positions`.
+        seed: (B,) of the images; the draw is a function of it, the labels and the positions.
+        num_samples: S.
+        positive_fraction: in 0..1, the most that objects make of the sample.
+
+    Returns:
+        index (B, S) into A, valid (B, S), see `ops.sampling.sample_balanced`.
+    """
+    key = random_keys(seed, positions, purpose=DRAW_ANCHORS)
+    return sample_balanced(labels.label, key, num_samples=num_samples, positive_fraction=positive_fraction)
+
+
+@torch.no_grad()
 def sample_rois(
     proposals: Proposals,
     ground_truth: GroundTruth,
+    positions: Tensor,
+    seed: Tensor,
     *,
     num_samples: int,
     positive_fraction: float,
@@ -145,6 +172,10 @@ def sample_rois(
     Args:
         proposals: (B, P) slots.
         ground_truth: (B, G) slots.
+        positions: (A,) of the anchors on their maps, see `anchors.AnchorGenerator.positions`.
+        seed: (B,) of the images. A proposal's chance to be drawn is a function of it and of the anchor the proposal
+            comes from, not of its slot: where rounding puts two proposals in another order, or NMS keeps one more, the
+            others are drawn as before. Nor do the numbers of slots, P and G, matter.
         num_samples: R.
         positive_fraction, iou_positive, iou_negative_low, ignore_overlap: in 0..1.
         add_ground_truth: step 1.
@@ -154,16 +185,20 @@ def sample_rois(
         label 0. Fixed shapes, no host sync.
     """
     boxes, valid = proposals.boxes, proposals.valid
+    positions = positions[proposals.anchor_index]  # (B, P)
     if add_ground_truth:
         boxes = torch.cat([boxes, ground_truth.boxes], dim=1)
         valid = torch.cat([valid, ground_truth.is_object], dim=1)
+        slots = torch.arange(ground_truth.valid.shape[1], device=boxes.device)
+        positions = torch.cat([positions, (FIRST_GROUND_TRUTH + slots).expand(len(boxes), -1)], dim=1)
     boxes = torch.where(valid[..., None], boxes, 0)
     match = match_boxes(boxes, ground_truth)
     is_positive = valid & (match.iou >= iou_positive)
     is_negative = valid & ~is_positive & (match.iou >= iou_negative_low)
     is_negative &= match.ignore_coverage < ignore_overlap
     label = torch.where(is_positive, 1, torch.where(is_negative, 0, -1))
-    index, valid = sample_balanced(label, num_samples=num_samples, positive_fraction=positive_fraction)
+    key = random_keys(seed, positions, purpose=DRAW_REGIONS)
+    index, valid = sample_balanced(label, key, num_samples=num_samples, positive_fraction=positive_fraction)
 
     matched = match.index.gather(1, index)
     is_foreground = valid & is_positive.gather(1, index)

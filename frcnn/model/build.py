@@ -1,20 +1,20 @@
 """From the config to a detector: the one place of this room that reads it."""
 
+from collections.abc import Callable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from frcnn.config.schema.model import ModelConfig, RoiConfig
 from frcnn.errors import ConfigError
 from frcnn.model.anchors import AnchorGenerator
-from frcnn.model.assignment import label_anchors, sample_rois
+from frcnn.model.assignment import label_anchors, sample_anchors, sample_rois
 from frcnn.model.backbone import Backbone, build_backbone, has_batch_norm
 from frcnn.model.box_head import BoxPredictor, ConvFcHead, RoiHead, RoiPooling
 from frcnn.model.detection import detect
 from frcnn.model.detector import FasterRCNN, Stages
-from frcnn.model.losses import roi_losses, rpn_losses
+from frcnn.model.losses import own_count, roi_losses, rpn_losses
 from frcnn.model.rpn import RpnHead, propose
-from frcnn.ops.sampling import sample_balanced
 
 
 def build_detector(
@@ -25,6 +25,7 @@ def build_detector(
     std: tuple[float, float, float],
     channels: str = "rgb",
     pretrained: bool = True,
+    mean_count: Callable[[Tensor], Tensor] = own_count,
 ) -> FasterRCNN:
     """Build the detector that `model` describes.
 
@@ -34,6 +35,7 @@ def build_detector(
         mean, std: of each channel in the order of `channels`, on the scale 0..255.
         channels: "rgb" or "bgr".
         pretrained: load the weights of `model.backbone.weights`; False where a checkpoint is loaded afterwards.
+        mean_count: the mean of a count over the processes that train together, see `losses`.
 
     Raises:
         ConfigError: settings that do not go together.
@@ -80,7 +82,7 @@ def build_detector(
         anchors=anchors,
         rpn=rpn,
         roi_head=_build_roi_head(model.roi, backbone, trunk_head, num_classes=num_classes, plus_one=model.plus_one),
-        stages=_bind_stages(model),
+        stages=_bind_stages(model, mean_count),
         mean=mean,
         std=std,
         channels=channels,
@@ -88,7 +90,7 @@ def build_detector(
     )
 
 
-def _bind_stages(model: ModelConfig) -> Stages:
+def _bind_stages(model: ModelConfig, mean_count: Callable[[Tensor], Tensor]) -> Stages:
     rpn, roi, final = model.rpn, model.roi, model.detect
     propose_with = partial(
         propose,
@@ -112,9 +114,11 @@ def _bind_stages(model: ModelConfig) -> Stages:
             skip_padding=rpn.skip_padding,
         ),
         sample_anchors=partial(
-            sample_balanced, num_samples=rpn.samples_per_image, positive_fraction=rpn.positive_fraction
+            sample_anchors, num_samples=rpn.samples_per_image, positive_fraction=rpn.positive_fraction
         ),
-        rpn_losses=partial(rpn_losses, smooth_l1_beta=rpn.smooth_l1_beta, normaliser=rpn.normaliser),
+        rpn_losses=partial(
+            rpn_losses, smooth_l1_beta=rpn.smooth_l1_beta, normaliser=rpn.normaliser, mean_count=mean_count
+        ),
         propose_train=partial(
             propose_with,
             pre_nms_top_n=rpn.pre_nms_top_n.train,
@@ -136,7 +140,9 @@ def _bind_stages(model: ModelConfig) -> Stages:
             ignore_overlap=roi.ignore_overlap,
             add_ground_truth=roi.add_ground_truth,
         ),
-        roi_losses=partial(roi_losses, box_weights=roi.box_weights, smooth_l1_beta=roi.smooth_l1_beta),
+        roi_losses=partial(
+            roi_losses, box_weights=roi.box_weights, smooth_l1_beta=roi.smooth_l1_beta, mean_count=mean_count
+        ),
         detect=partial(
             detect,
             box_weights=roi.box_weights,

@@ -34,7 +34,7 @@ class Stages:
     label_anchors: Callable
     """`assignment.label_anchors`."""
     sample_anchors: Callable
-    """`ops.sampling.sample_balanced`."""
+    """`assignment.sample_anchors`."""
     rpn_losses: Callable
     """`losses.rpn_losses`."""
     propose_train: Callable
@@ -91,16 +91,21 @@ class FasterRCNN(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward_train(self, batch: Batch) -> Losses:
-        """The four losses of a batch. Draws from the global random state of the device."""
+        """The four losses of a batch.
+
+        Which anchors and regions are drawn is a function of `batch.seed`; only dropout, where a head has it, draws
+        from the global random state of the device.
+        """
         scales = _scales(batch.image_sizes, batch.original_sizes)
         ground_truth = self._ground_truth(batch.ground_truth, scales)
         features, anchors, output = self._propose_from(batch.images, batch.image_sizes)
         labels = self.stages.label_anchors(anchors, ground_truth, batch.image_sizes)
-        index, valid = self.stages.sample_anchors(labels.label)
+        positions = self.anchors.positions([_size(feature) for feature in features])
+        index, valid = self.stages.sample_anchors(labels, positions, batch.seed)
         rpn_class, rpn_box = self.stages.rpn_losses(output, anchors, labels, ground_truth.boxes, index, valid)
 
         proposals = self._proposals(self.stages.propose_train, output, anchors, features, batch.image_sizes, scales)
-        samples = self.stages.sample_rois(proposals, ground_truth)
+        samples = self.stages.sample_rois(proposals, ground_truth, positions, batch.seed)
         class_logits, deltas = self.roi_head(features, samples.boxes)
         roi_class, roi_box = self.stages.roi_losses(class_logits, deltas, samples)
         return Losses(rpn_class, rpn_box, roi_class, roi_box)

@@ -3,7 +3,17 @@
 All are sums over the sampled slots of the batch divided by their number, or by that of all slots where told so. Slots
 that take no part are replaced before any logarithm, division or power, never multiplied by zero after it: NaN * 0 is
 NaN, in the backward pass too.
+
+Where several processes train together, each on its share of the batch, the mean of their gradients is taken. It is that
+of the whole batch if each divides its sums by the mean of all processes' counts: N processes with sums s and counts c
+make sum(s / (sum(c) / N)) / N = sum(s) / sum(c). A count of its own instead would give the samples of a process that
+drew fewer a larger weight. `mean_count` supplies that mean.
+
+Parts of a batch that one process takes one after the other are each divided by their own counts, as those of later
+parts are not known yet: exact where all parts draw equally many, which is the rule as quotas fill.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +23,11 @@ from frcnn.ops import boxes as box_ops
 from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
 
 UNIT_BOX = (0.0, 0.0, 1.0, 1.0)
+
+
+def own_count(count: Tensor) -> Tensor:
+    """`mean_count` of a process that trains alone: the count itself."""
+    return count
 
 
 def rpn_losses(
@@ -25,6 +40,7 @@ def rpn_losses(
     *,
     smooth_l1_beta: float,
     normaliser: str,
+    mean_count: Callable[[Tensor], Tensor] = own_count,
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy of objectness and smooth L1 of the deltas of positive anchors, on the sampled anchors.
 
@@ -36,12 +52,13 @@ def rpn_losses(
         index, valid: (B, S) the sampled anchors.
         smooth_l1_beta: in units of deltas; 0 is L1.
         normaliser: "sampled" divides by the number of sampled anchors, "constant" by B * S (Detectron2).
+        mean_count: of the sampled anchors, over the processes that train together.
 
     Returns:
         rpn_class and rpn_box, scalars; both 0 where nothing was sampled.
     """
     is_positive = valid & (labels.label.gather(1, index) == 1)
-    count = valid.sum().clamp(min=1) if normaliser == "sampled" else valid.numel()
+    count = _divisor(mean_count(valid.sum())) if normaliser == "sampled" else valid.numel()
 
     logits = torch.where(valid, output.objectness.gather(1, index), 0)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, is_positive.to(logits.dtype), reduction="none")
@@ -61,6 +78,7 @@ def roi_losses(
     *,
     box_weights: tuple[float, float, float, float],
     smooth_l1_beta: float,
+    mean_count: Callable[[Tensor], Tensor] = own_count,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy over K + 1 classes and smooth L1 of the deltas of the right class on foreground.
 
@@ -70,12 +88,13 @@ def roi_losses(
         samples: R regions an image.
         box_weights: factors of the targets dx, dy, dw, dh.
         smooth_l1_beta: in units of weighted deltas; 0 is L1.
+        mean_count: of the sampled regions, over the processes that train together.
 
     Returns:
         roi_class and roi_box, scalars; both 0 where nothing was sampled.
     """
     class_logits, deltas = box_ops.widen(class_logits), box_ops.widen(deltas)
-    count = samples.valid.sum().clamp(min=1)
+    count = _divisor(mean_count(samples.valid.sum()))
     class_logits = torch.where(samples.valid[..., None], class_logits, 0)
     cross_entropy = F.cross_entropy(class_logits.flatten(0, 1), samples.labels.flatten(), reduction="none")
     class_loss = torch.where(samples.valid.flatten(), cross_entropy, 0).sum() / count
@@ -86,6 +105,11 @@ def roi_losses(
     targets = _targets(samples.gt_boxes, samples.boxes, is_foreground, weights=box_weights)
     box_loss = _masked_smooth_l1(deltas, targets, is_foreground, beta=smooth_l1_beta) / count
     return class_loss, box_loss
+
+
+def _divisor(count: Tensor) -> Tensor:
+    """The count, or 1 where nothing was sampled; a mean over processes may lie between 0 and 1."""
+    return torch.where(count > 0, count, 1)
 
 
 @torch.no_grad()

@@ -144,5 +144,6 @@ def propose(
     return Proposals(
         boxes=torch.where(valid[..., None], box_ops.gather_boxes(boxes, kept), filler),
         scores=torch.where(valid, scores.gather(1, kept), -torch.inf),
+        anchor_index=torch.where(valid, index.gather(1, kept), 0),
         valid=valid,
     )

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from frcnn.errors import ConfigError
 from frcnn.model.freezing import PartlyFrozen
@@ -189,7 +189,7 @@ def _build_vgg16(wanted: Sequence[int], *, head: str, dropout: float) -> Trunk:
     return Trunk(body, keep_existing(body, stages), tuple(wanted), trunk_head)
 
 
-def _change_resnet(network: nn.Module, *, name: str, stride_in_1x1: bool, dilated_res5: bool, stem_pool: str) -> None:
+def _change_resnet(network: ResNet, *, name: str, stride_in_1x1: bool, dilated_res5: bool, stem_pool: str) -> None:
     """Make torchvision's ResNet one of the older forms. No weight changes its place or shape.
 
     Args:
@@ -198,20 +198,30 @@ def _change_resnet(network: nn.Module, *, name: str, stride_in_1x1: bool, dilate
         dilated_res5: res5 keeps stride 16, and all its 3x3 convolutions have dilation 2 (Detectron2's DC5).
         stem_pool: "ceil" for a first pool without padding whose size is rounded up, as in Caffe.
     """
-    if not isinstance(network.layer4[0], Bottleneck) and (stride_in_1x1 or dilated_res5):
+    stages = [_bottlenecks(stage) for stage in (network.layer2, network.layer3, network.layer4)]
+    if not all(stages) and (stride_in_1x1 or dilated_res5):
         raise ConfigError(f"model.backbone: stride_in_1x1 and dilated_res5 need bottleneck blocks, {name} has none")
     if dilated_res5:
-        network.layer4[0].conv2.stride = network.layer4[0].downsample[0].stride = (1, 1)
-        for block in network.layer4:
+        first = stages[2][0]
+        assert first.downsample is not None  # res5 changes the number of channels
+        first.conv2.stride = (1, 1)
+        shortcut = first.downsample.get_submodule("0")
+        assert isinstance(shortcut, nn.Conv2d)
+        shortcut.stride = (1, 1)
+        for block in stages[2]:
             block.conv2.dilation = block.conv2.padding = (2, 2)
     if stride_in_1x1:
-        for stage in (network.layer2, network.layer3, network.layer4):
-            stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, (1, 1)
+        for first, *_ in stages:
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, (1, 1)
     if stem_pool == "ceil":
         network.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
 
 
-def _build_resnet(network: nn.Module, wanted: Sequence[int], *, name: str, head: str, dilated_res5: bool) -> Trunk:
+def _bottlenecks(stage: nn.Sequential) -> list[Bottleneck]:
+    return [block for block in stage if isinstance(block, Bottleneck)]
+
+
+def _build_resnet(network: ResNet, wanted: Sequence[int], *, name: str, head: str, dilated_res5: bool) -> Trunk:
     """Stage 1 is the stem with its pool, stages 2 to 5 are res2 to res5 (layer1 to layer4)."""
     stages = [["conv1", "bn1", "relu", "maxpool"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
     available = {4: "layer1", 8: "layer2", 16: "layer4"} if dilated_res5 else _RESNET_MAPS

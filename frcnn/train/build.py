@@ -1,17 +1,20 @@
 """From a config to everything a training needs, with every automatic setting settled."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from frcnn.config.schema import Config, TrainConfig
-from frcnn.data.build import build_dataset
+from frcnn.data.build import build_dataset, build_factors
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.sampler import steps_per_epoch
+from frcnn.data.sampler import epoch_size, steps_per_epoch
 from frcnn.errors import ConfigError
 from frcnn.model.build import build_detector
 from frcnn.model.detector import FasterRCNN
-from frcnn.train.distributed import World
+from frcnn.train.determinism import set_deterministic
+from frcnn.train.distributed import World, mean_count
+from frcnn.train.ema import WeightAverage
 from frcnn.train.optimizer import build_optimizer, parameter_groups
 from frcnn.train.randomness import set_seed
 from frcnn.train.schedule import lr_factor
@@ -29,6 +32,10 @@ class Experiment:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     """Of fp16; passes everything through in other precisions."""
+    average: WeightAverage | None
+    """None without train.ema_decay."""
+    epoch_draws: int
+    """Images in one pass by data.sampling, those of the incomplete last batch among them."""
     steps_per_epoch: int
     length: int
     eval_every: int
@@ -37,7 +44,12 @@ class Experiment:
     def lr(self, step: int) -> float:
         """Learning rate of the step after `step` others."""
         train = self.config.train
-        return train.lr * lr_factor(step, length=self.length, **train.schedule.model_dump())
+        return train.peak_lr * lr_factor(step, length=self.length, **train.schedule.model_dump())
+
+    @property
+    def evaluated_model(self) -> FasterRCNN:
+        """The detector that is evaluated and kept as the best: that of the averaged weights where there is one."""
+        return self.model if self.average is None else self.average.model
 
     def is_evaluation_step(self, step: int) -> bool:
         """After every `eval_every` steps and at the end."""
@@ -60,12 +72,14 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         ConfigError, DataError, CheckpointError: what the user can mend.
     """
     check_settings(config.train, world)
+    set_deterministic(config, world.device)
     train_set = build_dataset(config.data, "train")
     val_set = build_dataset(config.data.model_copy(update={"classes": list(train_set.class_names)}), "val")
-    per_epoch = steps_per_epoch(len(train_set), config.train.batch_size)
+    draws = epoch_size(len(train_set), build_factors(config.data, train_set))
+    per_epoch = steps_per_epoch(draws, config.train.batch_size)
     if per_epoch == 0:
         raise ConfigError(
-            f"train.batch_size {config.train.batch_size} is more than the {len(train_set)} images of {train_set.name}"
+            f"train.batch_size {config.train.batch_size} is more than the {draws} images of {train_set.name}"
         )
 
     set_seed(config.train.seed, rank=0)  # new layers are the same on every rank
@@ -76,6 +90,7 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         std=config.data.std,
         channels=config.data.channels,
         pretrained=pretrained,
+        mean_count=partial(mean_count, world=world),
     )
     train = config.train
     model.to(world.device)
@@ -94,8 +109,10 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         train_set=train_set,
         val_set=val_set,
         model=model,
-        optimizer=build_optimizer(groups, kind=train.optimizer, lr=train.lr, momentum=train.momentum),
+        optimizer=build_optimizer(groups, kind=train.optimizer, lr=train.peak_lr, momentum=train.momentum),
         scaler=torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16"),
+        average=None if train.ema_decay is None else WeightAverage(model, decay=train.ema_decay),
+        epoch_draws=draws,
         steps_per_epoch=per_epoch,
         length=train.steps or (train.epochs or 0) * per_epoch,  # one of both is set
         eval_every=train.eval_every or per_epoch,
@@ -124,6 +141,7 @@ def describe(experiment: Experiment) -> str:
     names = ", ".join(train_set.class_names[:10]) + (", ..." if len(train_set.class_names) > 10 else "")
     settled = {
         "train.device": experiment.world.device,
+        "train.lr": f"{config.train.peak_lr:g}" + scaling(config.train),
         "train.eval_every": experiment.eval_every,
         "train.checkpoint_every": experiment.checkpoint_every,
         "backbone.strides": list(experiment.model.backbone.strides),
@@ -135,8 +153,22 @@ def describe(experiment: Experiment) -> str:
             f"train  {train_set.name}: {len(train_set)} images, {len(train_set.class_names)} classes ({names})",
             f"val    {val_set.name}: {len(val_set)} images",
             f"length {experiment.length} steps of {config.train.batch_size} images, "
-            f"{experiment.steps_per_epoch} steps an epoch, {experiment.world.size} process(es)",
+            f"{experiment.steps_per_epoch} steps an epoch, {experiment.world.size} process(es)"
+            + (
+                ""
+                if config.data.sampling == "uniform"
+                else f"; an epoch is {experiment.epoch_draws} draws of "
+                f"{len(train_set)} images, data.sampling={config.data.sampling}"
+            ),
             "auto   " + ", ".join(f"{key}={value}" for key, value in settled.items()),
-            f"model  {trainable / 1e6:.2f} M trainable parameters, {frozen / 1e6:.2f} M frozen",
+            f"model  {trainable / 1e6:.2f} M trainable parameters, {frozen / 1e6:.2f} M frozen"
+            + ("" if experiment.average is None else "; evaluated and kept in best.pt are the averaged weights (EMA)"),
         ]
     )
+
+
+def scaling(train: TrainConfig) -> str:
+    """A note on what train.lr_per_images made of train.lr; empty where it is not set."""
+    if train.lr_per_images is None:
+        return ""
+    return f" (train.lr {train.lr:g} for {train.lr_per_images} images, scaled to {train.batch_size})"

@@ -6,6 +6,7 @@ Without torchrun everything here works for a world of one and talks to nobody.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -16,6 +17,10 @@ from frcnn.errors import ConfigError, UserError
 from frcnn.inference.device import find_device
 
 Result = TypeVar("Result")
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for one that hangs; rank 0 may measure a large evaluation while the others wait. A rank that
+ends is noticed in seconds, by its closed connection or by torchrun."""
 
 
 class World(NamedTuple):
@@ -64,7 +69,8 @@ def join_world(device_name: str) -> Iterator[World]:
     if size == 1:
         yield World(rank=0, size=1, device=device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield World(rank=rank, size=size, device=device)
     finally:
@@ -116,6 +122,15 @@ def mean_over_ranks(value: Tensor, world: World) -> Tensor:
     value = value.clone()
     dist.all_reduce(value)
     return value / world.size
+
+
+def mean_count(count: Tensor, world: World) -> Tensor:
+    """The mean over the ranks of what their losses are divided by, see `model.losses`. No host sync.
+
+    Where no gradient is taken none is averaged either, and ranks may be at different batches or have none left: the
+    count is then that of this rank alone.
+    """
+    return mean_over_ranks(count, world) if torch.is_grad_enabled() else count
 
 
 def share_buffers(model: nn.Module, world: World) -> None:

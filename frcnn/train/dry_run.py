@@ -1,5 +1,6 @@
 """A rehearsal: every part of a training once, on a little data, without touching the run folder."""
 
+import math
 import tempfile
 from itertools import islice
 from pathlib import Path
@@ -11,12 +12,13 @@ from frcnn.config import parse_config
 from frcnn.data.build import build_eval_loader
 from frcnn.errors import TrainingError
 from frcnn.model.build import build_detector
+from frcnn.train.batches import describe_image, train_loader
 from frcnn.train.build import Experiment
 from frcnn.train.distributed import gather
-from frcnn.train.metrics import Clock, LossMeter, memory_mib
+from frcnn.train.metrics import CURE, Clock, LossMeter, memory_mib
 from frcnn.train.randomness import set_seed
 from frcnn.train.state import Progress, restore, save_last
-from frcnn.train.trainer import describe_image, parallel, train_loader, train_step
+from frcnn.train.trainer import parallel, train_step
 from frcnn.train.validation import detect_on, draw_examples, measure
 
 NUM_EVALUATED = 2
@@ -39,10 +41,15 @@ def dry_run(experiment: Experiment) -> list[str]:
     model.train()
     batches = iter(train_loader(e, start_step=0))
     set_seed(e.config.train.seed, world.rank)
-    meter = LossMeter(world.device, describe_image=lambda index: describe_image(e.train_set, index))
+    meter = LossMeter(world.device)
     losses, images = train_step(model, batches, e, lr=e.lr(0), clock=Clock())
-    meter.add(losses, step=1, images=images)
+    if e.average is not None:
+        e.average.update(e.model, step=1)
+    meter.add(losses)
     means = meter.read(world)
+    if not all(map(math.isfinite, means.values())):
+        names = ", ".join(describe_image(e.train_set, index) for index in images)
+        raise TrainingError(f"the loss of the first step is not finite (images: {names}). {CURE}")
     named = " ".join(f"{name} {value:.3f}" for name, value in means.items())
     checked.append(f"training    one optimiser step of {e.config.train.batch_size} images: {named}")
     checked.append(f"memory      {memory_mib(world.device):.0f} MiB at most")
@@ -69,6 +76,7 @@ def dry_run(experiment: Experiment) -> list[str]:
         if world.is_main:
             checked.append(f"checkpoint  {path.stat().st_size / 2**20:.0f} MiB saved, loaded and compared")
             compare(path, e)
+        checked.append("dry run done: nothing was kept")
     return checked if world.is_main else []
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from frcnn.checkpoint import weights_to_use
 from frcnn.errors import CheckpointError
 from frcnn.weight_file import find_state_dict, read_weight_file
 
@@ -45,6 +46,8 @@ class WeightsReport(NamedTuple):
 def load_weights(model: nn.Module, path: Path, *, class_names: Sequence[str]) -> WeightsReport:
     """Load what fits by name and shape from a checkpoint of ours or any PyTorch state dict; leave the rest as it is.
 
+    Of a last.pt that holds averaged weights (train.ema_decay) it is these that are loaded, as `frcnn eval` does.
+
     Args:
         class_names: of the model. Where the file names other ones, the layers with a row for each class are left out
             even if their number is the same.
@@ -59,6 +62,8 @@ def load_weights(model: nn.Module, path: Path, *, class_names: Sequence[str]) ->
     except CheckpointError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise CheckpointError(f"{path} cannot be read to initialise from: {reason}") from error
+    if isinstance(content, dict) and "trainer" in content:  # last.pt of a run
+        content = content | {"model": weights_to_use(content)}
     found = find_state_dict(content, source=path)
     if not found:
         raise CheckpointError(f"{path} holds no weights: expected a checkpoint or a state dict")

@@ -1,9 +1,9 @@
-"""Measures of a training: means of the losses, the guard against nan, time and memory."""
+"""Measures of a training: means of the losses, weights that are not finite, time and memory."""
 
+import math
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,47 +17,26 @@ CURE = "A lower train.lr, a longer train.schedule.warmup_steps or train.clip_gra
 
 
 class LossMeter:
-    """Means of the losses since the last reading, and the first step whose loss was no finite number.
+    """Means of the losses since the last reading.
 
-    Both stay on the device, so that adding a step costs no host sync; reading them does.
+    The sums stay on the device, so that adding a step costs no host sync; reading them does.
     """
 
-    def __init__(self, device: torch.device, *, describe_image: Callable[[int], str]) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(5, device=device)  # the four losses and their total
         self.num_steps = 0
-        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.recent: deque[tuple[int, list[int]]] = deque(maxlen=1000)
-        self.describe_image = describe_image
 
-    def add(self, losses: Losses, *, step: int, images: Sequence[int]) -> None:
-        """Add the losses of optimiser step `step` (from 1) on the dataset positions `images`. No host sync on a GPU.
-
-        On the CPU, where looking costs nothing, a loss that is not finite is an error at once.
-        """
-        values = torch.stack([*losses, losses.total]).detach()
-        self.sums += values
+    def add(self, losses: Losses) -> None:
+        """Add the losses of an optimiser step. No host sync on a GPU."""
+        self.sums += torch.stack([*losses, losses.total]).detach()
         self.num_steps += 1
-        is_first_bad = ~values.isfinite().all() & (self.bad_step < 0)
-        self.bad_step = torch.where(is_first_bad, torch.full_like(self.bad_step, step), self.bad_step)
-        self.recent.append((step, list(images)))
-        if values.device.type == "cpu":
-            self.check_finite()
-
-    def check_finite(self) -> None:
-        """Raise TrainingError if a loss since the start was nan or infinite, naming its step and images. Syncs."""
-        bad_step = int(self.bad_step)
-        if bad_step >= 0:
-            images = next((images for step, images in self.recent if step == bad_step), [])
-            names = ", ".join(self.describe_image(index) for index in images)
-            raise TrainingError(
-                f"the loss of step {bad_step} is not finite (images: {names or 'unknown'}). The weights of the last "
-                f"checkpoint are sound. {CURE}; otherwise look at these images' boxes"
-            )
 
     def read(self, world: World) -> dict[str, float]:
-        """Mean of each loss over the steps since the last reading and over the ranks. Syncs; every rank calls it."""
-        self.check_finite()
-        means = mean_over_ranks(self.sums / max(1, self.num_steps), world).tolist()
+        """Mean of each loss over the steps since the last reading and over the ranks; nan where there were none.
+
+        Syncs; every rank calls it.
+        """
+        means = mean_over_ranks(self.sums / (self.num_steps or math.nan), world).tolist()
         self.sums.zero_()
         self.num_steps = 0
         return dict(zip([*Losses._fields, "loss"], means, strict=True))

@@ -12,8 +12,8 @@ import torch
 def set_seed(seed: int, rank: int) -> None:
     """Seed Python's, NumPy's and PyTorch's generators, differently on each rank.
 
-    Order and transforms of images do not hang on these (they are functions of the seed and the image's position); the
-    sampling of anchors and RoIs and dropout do.
+    Order and transforms of images and the sampling of anchors and RoIs do not hang on these (they are functions of the
+    seed, the epoch and the image); dropout does.
     """
     mixed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
     random.seed(mixed)

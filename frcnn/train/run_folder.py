@@ -5,11 +5,14 @@
     metrics.jsonl             one JSON object a line
     events.out.tfevents.*     TensorBoard
     checkpoints/last.pt       everything a resume needs
+    checkpoints/previous.pt   the last.pt before it, in case that is damaged
     checkpoints/best.pt       the weights that evaluated best
     images/                   detections beside ground truth at each evaluation
     eval.json                 evaluation of best.pt
+    bad_step/                 the step whose loss or gradients were not finite, for `frcnn replay`
 
-last.pt is what makes a folder a run: it is written first, and everything else can be made again from it.
+last.pt is what makes a folder a run: it is written first, and everything else can be made again from it. Between the
+two renames that put a new one in its place it stands under the name previous.pt.
 """
 
 import json
@@ -38,18 +41,23 @@ LEFTOVERS = (
     ".eval.json.*.tmp",
     "checkpoints/.best.pt.*.tmp",
     "checkpoints/.last.pt.*.tmp",
+    "bad_step/.step.pt.*.tmp",
+    "bad_step/.step.json.*.tmp",
 )
 """What a kill in the middle of a write leaves."""
 
 OWN_FILES = (
     *LEFTOVERS,
     "images/step_*_*.jpg",
+    "bad_step/step.pt",
+    "bad_step/step.json",
     "events.out.tfevents.*",
     "metrics.jsonl",
     "eval.json",
     "env.json",
     "config.yaml",
     "checkpoints/best.pt",
+    "checkpoints/previous.pt",
     "checkpoints/last.pt",
 )
 """All that a run writes, in the order in which it is thrown away: the folder holds a run to the end."""
@@ -81,6 +89,10 @@ class RunFolder(NamedTuple):
         return self.path / "checkpoints" / "last.pt"
 
     @property
+    def previous(self) -> Path:
+        return self.path / "checkpoints" / "previous.pt"
+
+    @property
     def best(self) -> Path:
         return self.path / "checkpoints" / "best.pt"
 
@@ -88,9 +100,22 @@ class RunFolder(NamedTuple):
     def images(self) -> Path:
         return self.path / "images"
 
+    @property
+    def bad_step(self) -> Path:
+        return self.path / "bad_step"
+
+    @property
+    def resume(self) -> str:
+        """What to give to `frcnn train` to go on."""
+        return f"--resume --out {shlex.quote(str(self.path))}"
+
+    def can_resume(self) -> bool:
+        """True where there is a checkpoint to go on from."""
+        return self.last.exists() or self.previous.exists()
+
     def holds_run(self) -> bool:
         """True where there are checkpoints of a training."""
-        return self.last.exists() or self.best.exists()
+        return self.can_resume() or self.best.exists()
 
 
 def refuse_overwriting(folder: RunFolder, *, overwrite: bool) -> None:

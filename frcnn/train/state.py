@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from frcnn.checkpoint import save_checkpoint
 from frcnn.config import Config, dump_config
+from frcnn.config.schema import TrainConfig
 from frcnn.errors import CheckpointError, ConfigError, TrainingError
+from frcnn.train.batches import seed_of
 from frcnn.train.build import Experiment
 from frcnn.train.distributed import gather
 from frcnn.train.metrics import check_finite_weights
@@ -21,12 +25,19 @@ FREE_KEYS = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.num_logged_images",
+    "train.early_stop",
+    "train.early_stop.patience",
+    "train.early_stop.min_delta",
+    "train.on_nonfinite",
+    "train.nonfinite_limit",
     "train.epochs",
     "train.steps",
     "eval.batch_size",
+    "eval.loss",
 )
 """Keys that may differ when a run is resumed: they do not change what a step computes. Longer training is allowed;
-the schedule is a function of the length and is then that of the longer one."""
+the schedule is a function of the length and is then that of the longer one, and a run that stopped early goes on where
+it is given more patience."""
 
 
 @dataclass
@@ -39,10 +50,22 @@ class Progress:
     """The step of the last evaluation whose result is kept; behind `step` where a run stopped while evaluating."""
     best_metric: float | None = None
     best_step: int = 0
+    skipped: int = 0
+    """Steps that were left out because they were not finite."""
+    rewinds: int = 0
+    """Times the run went back to a checkpoint for that reason; each gives other draws."""
+    standstill_reference: float | None = None
+    """With `standstill_evaluations` what train.early_stop counts, see `early_stop.Standstill`."""
+    standstill_evaluations: int = 0
+    """Every rank knows it."""
+
+    def has_stopped_early(self, config: TrainConfig) -> bool:
+        """Whether train.early_stop ends the training here."""
+        return config.early_stop is not None and self.standstill_evaluations >= config.early_stop.patience
 
 
 def save_last(path: Path, experiment: Experiment, progress: Progress) -> None:
-    """Write everything a resume needs; every rank calls it, rank 0 writes."""
+    """Write everything a resume needs, and keep the last one as previous.pt; every rank calls it, rank 0 writes."""
     states = gather(random_state(), experiment.world)
     if experiment.world.is_main:
         trainer = {
@@ -52,28 +75,35 @@ def save_last(path: Path, experiment: Experiment, progress: Progress) -> None:
             "random_states": states,
             "num_images": len(experiment.train_set),
         }
-        write_checkpoint(path, {**weights_checkpoint(experiment, progress.step), "trainer": trainer})
+        checkpoint = weights_checkpoint(experiment, experiment.model, progress.step)
+        if experiment.average is not None:
+            checkpoint["ema"] = experiment.average.model.state_dict()
+        write_checkpoint(path, {**checkpoint, "trainer": trainer}, keep=path.with_name("previous.pt"))
 
 
 def save_weights(path: Path, experiment: Experiment, step: int) -> None:
-    """Write a checkpoint to predict, evaluate and initialise from, without the trainer's state."""
-    write_checkpoint(path, weights_checkpoint(experiment, step))
+    """Write a checkpoint to predict, evaluate and initialise from, without the trainer's state.
+
+    With train.ema_decay its weights are the averaged ones, and `is_averaged` says so.
+    """
+    checkpoint = weights_checkpoint(experiment, experiment.evaluated_model, step)
+    write_checkpoint(path, {**checkpoint, "is_averaged": experiment.average is not None})
 
 
-def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, checkpoint: dict[str, Any], *, keep: Path | None = None) -> None:
     """Write a checkpoint; a disk that refuses it is a TrainingError."""
     try:
-        save_checkpoint(path, checkpoint)
+        save_checkpoint(path, checkpoint, keep=keep)
     except CheckpointError as error:
         raise TrainingError(f"{error}. Mend that, then go on with --resume") from error
 
 
-def weights_checkpoint(experiment: Experiment, step: int) -> dict[str, Any]:
-    """The detector and all it takes to use it. TrainingError where a weight is not finite. Host sync."""
-    check_finite_weights(experiment.model, step=step)
+def weights_checkpoint(experiment: Experiment, model: nn.Module, step: int) -> dict[str, Any]:
+    """A detector and all it takes to use it. TrainingError where a weight is not finite. Host sync."""
+    check_finite_weights(model, step=step)
     return {
         "format": 1,
-        "model": experiment.model.state_dict(),
+        "model": model.state_dict(),
         "config": dump_config(experiment.config),
         "class_names": list(experiment.train_set.class_names),
         "category_ids": list(experiment.train_set.category_ids),
@@ -110,15 +140,22 @@ def restore(checkpoint: dict[str, Any], experiment: Experiment, *, source: Path)
             f"{source} stands at step {trainer['step']}, past the {experiment.length} steps that are asked for"
         )
     experiment.model.load_state_dict(checkpoint["model"])
+    if experiment.average is not None:
+        experiment.average.model.load_state_dict(checkpoint["ema"])
     experiment.optimizer.load_state_dict(trainer["optimizer"])
     experiment.scaler.load_state_dict(trainer["scaler"])
-    return Progress(**{name: trainer[name] for name in vars(Progress())})
+    return Progress(**{name: trainer.get(name, value) for name, value in vars(Progress()).items()})
 
 
 def start_randomness(checkpoint: dict[str, Any] | None, experiment: Experiment) -> None:
-    """Set this rank's generators: to the checkpoint's state, or from the seed where there is none."""
+    """Set this rank's generators: to the checkpoint's state, or from the seed where there is none.
+
+    After a rewind (`nonfinite.rewound`) they begin anew, from another seed than all before.
+    """
     if checkpoint is None:
         set_seed(experiment.config.train.seed, experiment.world.rank)
+    elif checkpoint["trainer"].get("is_rewound"):
+        set_seed(seed_of(experiment, rewinds=checkpoint["trainer"]["rewinds"]), experiment.world.rank)
     else:
         set_random_state(checkpoint["trainer"]["random_states"][experiment.world.rank])
 

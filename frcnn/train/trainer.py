@@ -9,27 +9,32 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from frcnn.config import to_yaml
-from frcnn.data.build import build_train_loader
-from frcnn.data.dataset import DetectionDataset
+from frcnn.config.schema.train import EarlyStopConfig
 from frcnn.evaluation.report import format_report
 from frcnn.inference.run import autocast
 from frcnn.structures import Batch, Losses
+from frcnn.train.batches import train_loader
 from frcnn.train.build import Experiment
-from frcnn.train.distributed import World, gather
+from frcnn.train.determinism import explained
+from frcnn.train.distributed import World, broadcast, gather
+from frcnn.train.early_stop import Standstill
+from frcnn.train.guard import Guard
 from frcnn.train.log import TrainingLog
 from frcnn.train.metrics import Clock, LossMeter, mean_losses, memory_mib
+from frcnn.train.nonfinite import Rewind, react, rewound
 from frcnn.train.optimizer import set_lr
 from frcnn.train.run_folder import RunFolder, cut_metrics, remove_leftovers, write_environment, write_text
 from frcnn.train.state import Progress, restore, save_last, save_weights, start_randomness
+from frcnn.train.stop import Stop
 from frcnn.train.validation import draw_examples, flat_metrics, validate
+from frcnn.train.validation_loss import validation_losses
 
 
 def train(
@@ -45,7 +50,8 @@ def train(
     2. Evaluate where an evaluation is due; stop where the length is reached.
     3. One optimiser step. Every `log_every` steps an entry, every `checkpoint_every` steps last.pt. Back to 2.
 
-    A run that is stopped at any moment and resumed ends with the same weights, to the bit on a CPU.
+    A run that is stopped at any moment and resumed ends with the same weights, to the bit on a CPU. Where
+    train.on_nonfinite is rewind, all begins again with the last checkpoint, and draws from then on differ.
 
     Args:
         resumed: the checkpoint to go on from; None starts at step 0.
@@ -53,14 +59,38 @@ def train(
 
     Raises:
         TrainingError: a loss or weight that is not finite, a full disk.
+        Stopped: SIGINT or SIGTERM; last.pt is of the step it stopped at.
     """
+    model, stop = parallel(experiment.model, experiment.world), Stop(experiment.world)
+    with stop.listening():
+        while True:
+            try:
+                return train_on(experiment, folder, model, stop, resumed=resumed, on_step=on_step)
+            except Rewind as rewind:
+                reason = rewind
+            resumed = rewound(experiment, folder)
+            if experiment.world.is_main:
+                print(f"{reason}: back to step {resumed['step']} and on with other draws", flush=True)
+
+
+def train_on(
+    experiment: Experiment,
+    folder: RunFolder,
+    model: nn.Module,
+    stop: Stop,
+    *,
+    resumed: dict[str, Any] | None,
+    on_step: Callable[[int], None],
+) -> Progress:
+    """What `train` does, up to the end or to a Rewind. `model` is the experiment's, wrapped by `parallel`."""
     e, config, world = experiment, experiment.config.train, experiment.world
     progress = Progress() if resumed is None else restore(resumed, e, source=folder.last)
-    model = parallel(e.model, world)
     model.train()
-    batches = iter(train_loader(e, start_step=progress.step))
+    batches = iter(train_loader(e, start_step=progress.step, rewinds=progress.rewinds))
     start_randomness(resumed, e)  # last of what is built: building draws numbers too
-    if resumed is None:
+    if resumed is None and e.average is not None:
+        e.average.update(e.model, step=0)  # the weights may have been loaded since it was made
+    if resumed is None or resumed["trainer"].get("is_rewound"):
         save_last(folder.last, e, progress)
     if world.is_main:
         remove_leftovers(folder)
@@ -74,43 +104,71 @@ def train(
             is_resumed=resumed is not None,
         )
 
-    meter = LossMeter(world.device, describe_image=lambda index: describe_image(e.train_set, index))
+    meter = LossMeter(world.device)
+    guard = Guard(
+        e.model,
+        world,
+        at_once=world.device.type == "cpu" or config.on_nonfinite != "stop",
+        is_scaled=e.scaler.is_enabled(),
+        memory=config.log_every,
+    )
     clock = Clock()
     log = TrainingLog(folder, world=world, length=e.length, step=progress.step)
     try:
         while True:
             if e.is_evaluation_step(progress.step) and progress.evaluated_step < progress.step:
                 with clock.paused():
-                    evaluate_and_keep_best(e, folder, progress, log)  # host sync
+                    evaluate_and_keep_best(e, folder, progress, log, stop)  # host sync
+                    progress.standstill_evaluations = broadcast(progress.standstill_evaluations, world)
                     save_last(folder.last, e, progress)
-            if progress.step == e.length:
+            if progress.step == e.length or progress.has_stopped_early(config):
                 break
 
             lr = e.lr(progress.step)
-            losses, images = train_step(model, batches, e, lr=lr, clock=clock)
+            guard.begin(progress.step + 1)
+            losses, _ = train_step(model, batches, e, lr=lr, clock=clock, allows=guard.allows)
             progress.step += 1
-            meter.add(losses, step=progress.step, images=images)
+            signal = stop.asked()
+            is_logged = progress.step % config.log_every == 0 or progress.step == e.length
+            is_kept = e.is_checkpoint_step(progress.step) or signal > 0
+            bad_step = guard.bad_step(look=is_logged or is_kept)  # host sync where it looks
+            if bad_step is None:
+                meter.add(losses)
+            else:
+                log.message(react(e, folder, guard, progress, step=bad_step))
+            if e.average is not None and bad_step is None:
+                e.average.update(e.model, step=progress.step)
             log.advance()
 
-            if progress.step % config.log_every == 0 or progress.step == e.length:
+            if is_logged:
                 log_losses(e, progress, meter, clock, log, lr=lr)  # host sync
-            if e.is_checkpoint_step(progress.step):
+            if is_kept:
                 with clock.paused():
-                    meter.check_finite()  # host sync: never keep weights that are not sound
-                    save_last(folder.last, e, progress)
+                    save_last(folder.last, e, progress)  # host sync
             on_step(progress.step)
+            stop.obey(signal, step=progress.step, resume=folder.resume)
     finally:
         log.close()
     sum_up(e, folder, progress, log)
     return progress
 
 
+@explained()
 def train_step(
-    model: nn.Module, batches: Iterator[Batch], experiment: Experiment, *, lr: float, clock: Clock
+    model: nn.Module,
+    batches: Iterator[Batch],
+    experiment: Experiment,
+    *,
+    lr: float,
+    clock: Clock,
+    allows: Callable[[Losses], bool] = lambda losses: True,
 ) -> tuple[Losses, list[int]]:
     """One optimiser step over the accumulated parts of one batch.
 
-    No host sync on a GPU but inside NMS and fp16's scaler.
+    No host sync on a GPU but inside NMS and fp16's scaler, and in `allows` where train.on_nonfinite is not stop.
+
+    Args:
+        allows: given the losses, with the gradients in the model, says whether the weights may be changed.
 
     Returns:
         the mean losses of the parts, on the device, and the positions of their images in the training set.
@@ -134,32 +192,39 @@ def train_step(
                 losses: Losses = model(batch)
             scaler.scale(losses.total / config.accumulate).backward()
         losses_of_parts.append(losses)
-    if config.clip_grad_norm is not None:
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(experiment.model.parameters(), config.clip_grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
+    losses = mean_losses(losses_of_parts)
+    if allows(losses):
+        if config.clip_grad_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(experiment.model.parameters(), config.clip_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return mean_losses(losses_of_parts), images
+    return losses, images
 
 
-def evaluate_and_keep_best(experiment: Experiment, folder: RunFolder, progress: Progress, log: TrainingLog) -> None:
+def evaluate_and_keep_best(
+    experiment: Experiment, folder: RunFolder, progress: Progress, log: TrainingLog, stop: Stop
+) -> None:
     """Evaluate; where it is the best so far, write best.pt and, as its evaluation, eval.json.
 
     Every rank calls it. `progress` is brought up to date on rank 0 alone, which writes it.
     """
     e = experiment
-    result = validate(e)
+    check = partial(stop.check, step=progress.step, resume=folder.resume)
+    result = validate(e, before_batch=check)
+    losses = validation_losses(e, before_image=check) if e.config.eval.loss else {}
     progress.evaluated_step = progress.step
     if result is None:
         return
     report, detections = result
-    metrics = flat_metrics(report)
+    metrics = flat_metrics(report) | losses
     metric = metrics[f"eval/{e.config.train.best_metric}"]
     metric = -math.inf if metric is None else metric  # no object to measure by
     log.entry(progress.step, {"epoch": epoch(e, progress.step), **metrics})
     for number, picture in enumerate(draw_examples(e, detections, number=e.config.train.num_logged_images)):
         log.image(progress.step, number, picture)
+    count_standstill(progress, metric, e.config.train.early_stop)
     is_best = progress.best_metric is None or metric > progress.best_metric
     if is_best:
         progress.best_metric, progress.best_step = metric, progress.step
@@ -168,14 +233,30 @@ def evaluate_and_keep_best(experiment: Experiment, folder: RunFolder, progress: 
     log.message(
         f"step {progress.step}: "
         + "  ".join(f"{name} {show(metrics[f'eval/{name}'])}" for name in ("AP", "AP50", "voc_mAP"))
+        + (f"  loss {losses['eval/loss/total']:.4f}" if losses else "")
         + ("  (best so far)" if is_best else "")
     )
+
+
+def count_standstill(progress: Progress, metric: float, early_stop: EarlyStopConfig | None) -> None:
+    """Take an evaluation into account for train.early_stop; nothing is counted where that is null."""
+    if early_stop is not None:
+        state = Standstill(progress.standstill_reference, progress.standstill_evaluations)
+        state = state.after(metric, min_delta=early_stop.min_delta)
+        progress.standstill_reference, progress.standstill_evaluations = state
 
 
 def sum_up(experiment: Experiment, folder: RunFolder, progress: Progress, log: TrainingLog) -> None:
     """The last lines of the log: the evaluation of best.pt and what was left out of the data. Every rank calls it."""
     datasets = (experiment.train_set, experiment.val_set)
     left_out = gather([dataset.problems.summary() for dataset in datasets], experiment.world)
+    config = experiment.config.train
+    if config.early_stop is not None and progress.has_stopped_early(config) and progress.step < experiment.length:
+        log.message(
+            f"stopped early at step {progress.step} of {experiment.length}: {config.best_metric} has not risen by more "
+            f"than {config.early_stop.min_delta:g} above {show(progress.standstill_reference)} for "
+            f"{progress.standstill_evaluations} evaluations (train.early_stop)"
+        )
     if experiment.world.is_main:
         log.message(f"best.pt is of step {progress.best_step}:")
         if folder.evaluation.exists():
@@ -211,22 +292,6 @@ def parallel(model: nn.Module, world: World) -> nn.Module:
     return DistributedDataParallel(model) if world.size > 1 else model
 
 
-def train_loader(experiment: Experiment, *, start_step: int) -> torch.utils.data.DataLoader:
-    """The endless loader of this rank's parts, from the batch of optimiser step `start_step` (from 0) on."""
-    config, world = experiment.config, experiment.world
-    return build_train_loader(
-        config.data,
-        experiment.train_set,
-        batch_size=config.train.batch_size,
-        accumulate=config.train.accumulate,
-        seed=config.train.seed,
-        start_step=start_step,
-        rank=world.rank,
-        world_size=world.size,
-        pin_memory=world.device.type == "cuda",
-    )
-
-
 def epoch(experiment: Experiment, step: int) -> float:
     """Passes over the training set that `step` steps make."""
     return step / experiment.steps_per_epoch
@@ -234,9 +299,3 @@ def epoch(experiment: Experiment, step: int) -> float:
 
 def show(metric: float | None) -> str:
     return "-" if metric is None else f"{metric:.4f}"
-
-
-def describe_image(dataset: DetectionDataset, index: int) -> str:
-    """The file of an image, or its id where it is drawn on the fly."""
-    path: Path | None = dataset.records[index].path
-    return str(path) if path is not None else f"{dataset.name} {dataset.records[index].image_id}"

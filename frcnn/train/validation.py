@@ -1,6 +1,6 @@
 """Evaluation in the middle of training, spread over the ranks and without any trace in it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from PIL import Image
@@ -15,22 +15,29 @@ from frcnn.structures import Batch
 from frcnn.train.build import Experiment
 from frcnn.train.distributed import gather, share_buffers
 from frcnn.train.randomness import kept_random_state
+from frcnn.train.stop import Watched
 
 
-def validate(experiment: Experiment) -> tuple[dict[str, Any], dict[int, ImageDetections]] | None:
+def validate(
+    experiment: Experiment, *, before_batch: Callable[[], None] = lambda: None
+) -> tuple[dict[str, Any], dict[int, ImageDetections]] | None:
     """Detect on the whole validation set and measure the detections.
 
     1. Rank r detects on the images r, r + size, ...
     2. Rank 0 collects the detections and evaluates them.
 
+    Args:
+        before_batch: called before each batch that every rank has; may raise to end the evaluation on all of them.
+
     Returns:
         On rank 0 the report as eval.json holds it, and the detections by position in the data set; None elsewhere.
         Images that could not be read (data.on_error=skip) are left out of both.
 
-    Mode of the model and random generators are afterwards as they were before.
+    The detector is that of the averaged weights where there is one (train.ema_decay). Its mode and random generators
+    are afterwards as they were before.
     """
     config, world = experiment.config, experiment.world
-    share_buffers(experiment.model, world)
+    share_buffers(experiment.evaluated_model, world)
     with kept_random_state():
         loader = build_eval_loader(
             config.data,
@@ -40,7 +47,8 @@ def validate(experiment: Experiment) -> tuple[dict[str, Any], dict[int, ImageDet
             world_size=world.size,
             pin_memory=world.device.type == "cuda",
         )
-        parts = gather(detect_on(experiment, loader), world)
+        shared = -(-(len(experiment.val_set) // world.size) // config.eval.batch_size)
+        parts = gather(detect_on(experiment, Watched(loader, before_batch, count=shared)), world)
         if not world.is_main:
             return None
         detections = {index: found for part in parts for index, found in part.items()}
@@ -50,7 +58,7 @@ def validate(experiment: Experiment) -> tuple[dict[str, Any], dict[int, ImageDet
 def detect_on(experiment: Experiment, loader: Iterable[Batch | None]) -> dict[int, ImageDetections]:
     """Detections by position in the validation set, in the precision of the training."""
     return detect(
-        experiment.model,
+        experiment.evaluated_model,
         loader,
         experiment.val_set,
         device=experiment.world.device,

@@ -117,7 +117,7 @@ def test_init_from_takes_a_run_folder_for_its_best_checkpoint(config, finished, 
 
 
 def test_a_full_disk_is_status_1(config, tmp_path, capsys, monkeypatch):
-    def full(path):
+    def full(path, keep=None):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("frcnn.checkpoint.replacing", full)

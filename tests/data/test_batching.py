@@ -13,6 +13,7 @@ def sample(height, width, count, index=0):
         is_ignored=torch.arange(count) % 2 == 1,
         original_size=torch.tensor([2 * height, 2 * width]),
         index=index,
+        seed=index + 2**40,
     )
 
 
@@ -27,7 +28,9 @@ def test_images_lie_in_the_corner_of_a_canvas_of_whole_tiles():
     assert batch.image_sizes.tolist() == [[33, 60], [50, 31]]
     assert batch.original_sizes.tolist() == [[66, 120], [100, 62]]
     assert batch.index.tolist() == [4, 9]
-    assert batch.image_sizes.dtype == batch.original_sizes.dtype == batch.index.dtype == torch.int64
+    assert batch.seed.tolist() == [2**40 + 4, 2**40 + 9]
+    integers = (batch.image_sizes, batch.original_sizes, batch.index, batch.seed)
+    assert {tensor.dtype for tensor in integers} == {torch.int64}
 
 
 def test_a_size_that_is_a_multiple_gets_no_more_padding():

@@ -21,7 +21,7 @@ class FixedDetector(nn.Module):
         self.learning = nn.BatchNorm2d(1)
         self.autocast_types = []
 
-    def forward_detect(self, images, image_sizes):
+    def forward_detect(self, images, image_sizes, original_sizes):
         assert not self.training and not torch.is_grad_enabled()
         is_on = torch.is_autocast_enabled(images.device.type)
         self.autocast_types.append(torch.get_autocast_dtype(images.device.type) if is_on else torch.float32)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -138,3 +139,46 @@ def test_sigkill_at_random_moments(tmp_path, ranks):
     assert [process.wait() for process in resumed] == [0] * ranks
     assert differing(tmp_path / "whole", out) == []
     assert logged(out) == logged(tmp_path / "whole")
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
+    """Poll until the condition holds; False where the process ended before."""
+    while not condition():
+        if process.poll() is not None:
+            return False
+        time.sleep(0.0005)
+    return True
+
+
+@pytest.mark.slow
+def test_fifty_sigkills(tmp_path):
+    """Half of them in the middle of writing a checkpoint, others anywhere, some before the run has gone on at all."""
+    config = tmp_path / "tiny.yaml"
+    settings = tiny_settings(
+        steps=120, checkpoint_every=1, eval_every=20, log_every=1, num_logged_images=0, data={"workers": 1}
+    )
+    config.write_text(yaml.safe_dump(settings))
+    [whole] = start(config, tmp_path / "whole", ranks=1)
+    assert whole.wait() == 0
+
+    out, generator, in_writes = tmp_path / "killed", random.Random(0), 0
+    for number in range(50):
+        [process] = start(config, out, "--auto-resume", ranks=1)
+        target = last_step(out) + generator.randint(1, 3)
+        if number % 10 == 9:
+            time.sleep(generator.random() * 8)
+        else:
+            assert wait_for(lambda target=target: last_step(out) >= target, process)
+            if number % 2:
+                assert wait_for(lambda: any((out / "checkpoints").glob(".last.pt.*.tmp")), process)
+            else:
+                time.sleep(generator.random() * 0.5)
+        kill([process])
+        in_writes += any((out / "checkpoints").glob(".*.tmp"))
+    print(f"{in_writes} of 50 kills left part of a checkpoint, the last at step {last_step(out)}")
+    assert in_writes >= 5
+    [process] = start(config, out, "--auto-resume", ranks=1)
+    assert process.wait() == 0
+    assert differing(tmp_path / "whole", out) == []
+    assert logged(out) == logged(tmp_path / "whole")
+    assert not list(out.rglob("*.tmp"))

@@ -56,5 +56,6 @@ def random_batch(*, sizes=((128, 160), (96, 128)), objects=(3, 0), slots=8, num_
         labels[image, :count] = torch.randint(1, num_classes + 1, (count,))
         valid[image, :count] = True
     image_sizes = torch.tensor(sizes)
+    index, seed = torch.arange(len(sizes)), torch.randint(2**63 - 1, (len(sizes),))
     ground_truth = GroundTruth(boxes, labels, torch.zeros_like(valid), valid)
-    return Batch(images, image_sizes, image_sizes * 2, torch.arange(len(sizes)), ground_truth)
+    return Batch(images, image_sizes, image_sizes * 2, index, seed, ground_truth)

@@ -22,6 +22,10 @@ ROI = {
 }
 
 
+DRAW = torch.arange(3), torch.tensor([5])
+"""Positions of the anchors that `scene` knows, and a seed."""
+
+
 def scene():
     """One object, one crowd, one empty slot; proposals on the object, in the crowd, elsewhere, and an empty slot."""
     ground_truth = GroundTruth(
@@ -32,12 +36,12 @@ def scene():
     )
     boxes = torch.tensor([[[11.0, 11, 51, 51], [120, 120, 140, 140], [60, 60, 90, 90], [0, 0, 1, 1]]])
     valid = torch.tensor([[True, True, True, False]])
-    return Proposals(boxes, torch.zeros(1, 4), valid), ground_truth
+    return Proposals(boxes, torch.zeros(1, 4), torch.tensor([[2, 0, 1, 0]]), valid), ground_truth
 
 
 def test_regions_are_drawn_by_the_rules():
     proposals, ground_truth = scene()
-    samples = sample_rois(proposals, ground_truth, **ROI)
+    samples = sample_rois(proposals, ground_truth, *DRAW, **ROI)
     real = [(tuple(box.tolist()), label.item()) for box, label in zip(samples.boxes[0], samples.labels[0], strict=True)]
     drawn = {entry for entry, is_real in zip(real, samples.valid[0], strict=True) if is_real}
     assert drawn == {((11, 11, 51, 51), 2), ((10, 10, 50, 50), 2), ((60, 60, 90, 90), 0)}
@@ -48,14 +52,67 @@ def test_regions_are_drawn_by_the_rules():
 
 def test_ground_truth_joins_only_when_told():
     proposals, ground_truth = scene()
-    samples = sample_rois(proposals, ground_truth, **(ROI | {"add_ground_truth": False}))
+    samples = sample_rois(proposals, ground_truth, *DRAW, **(ROI | {"add_ground_truth": False}))
     assert [10, 10, 50, 50] not in samples.boxes[0].tolist()
 
 
 def test_background_has_a_lower_bound_of_iou():
     proposals, ground_truth = scene()
-    samples = sample_rois(proposals, ground_truth, **(ROI | {"iou_negative_low": 0.1}))
+    samples = sample_rois(proposals, ground_truth, *DRAW, **(ROI | {"iou_negative_low": 0.1}))
     assert (samples.labels[0][samples.valid[0]] > 0).all()
+
+
+def crowded_scene(*, slots):
+    """More proposals than are drawn, around three objects; in `slots` ground-truth slots."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(1, 60, 2, generator=generator) * 80
+    proposals = Proposals(
+        torch.cat([corner, corner + 30], dim=2),
+        torch.zeros(1, 60),
+        torch.randperm(300, generator=generator)[None, :60],
+        torch.ones(1, 60, dtype=torch.bool),
+    )
+    boxes = torch.tensor([0.0, 0, 1, 1]).repeat(1, slots, 1)
+    boxes[0, :3] = torch.tensor([[10.0, 10, 40, 40], [60, 60, 90, 90], [20, 70, 50, 100]])
+    valid = torch.arange(slots)[None] < 3
+    return proposals, GroundTruth(boxes, valid.long(), torch.zeros_like(valid), valid)
+
+
+def drawn_boxes(proposals, ground_truth, *, seed=5):
+    samples = sample_rois(proposals, ground_truth, torch.arange(300), torch.tensor([seed]), **ROI)
+    assert samples.valid.all()
+    return samples.boxes[0].tolist()
+
+
+def test_regions_are_drawn_whatever_their_slots():
+    """Neither the order of proposals, nor empty slots among them, nor the bucket of the ground truth changes a draw."""
+    proposals, ground_truth = crowded_scene(slots=8)
+    expected = drawn_boxes(proposals, ground_truth)
+    order = torch.randperm(60)
+    shuffled = Proposals(*(field[:, order] for field in proposals))
+    assert drawn_boxes(shuffled, ground_truth) == expected
+    padded = Proposals(*(torch.cat([torch.zeros_like(field[:, :7]), field], dim=1) for field in proposals))
+    assert drawn_boxes(padded, crowded_scene(slots=32)[1]) == expected
+    assert drawn_boxes(proposals, ground_truth, seed=6) != expected
+
+
+def test_anchors_are_drawn_whatever_the_canvas_and_the_batch():
+    """An image alone and the same image beside a larger one are trained on the same anchors."""
+    detector = small_detector()
+
+    def drawn(batch):
+        map_sizes = [(batch.images.shape[2] // stride, batch.images.shape[3] // stride) for stride in (4, 8, 16, 32)]
+        map_sizes.append(tuple((side + 1) // 2 for side in map_sizes[-1]))
+        anchors = detector.anchors(map_sizes, tuple(batch.images.shape[2:]))
+        labels = detector.stages.label_anchors(anchors, batch.ground_truth, batch.image_sizes)
+        index, valid = detector.stages.sample_anchors(labels, detector.anchors.positions(map_sizes), batch.seed)
+        return anchors[index[0]], labels.label[0, index[0]], valid[0]
+
+    both = random_batch(sizes=((96, 128), (160, 224)), objects=(3, 2))
+    ground_truth = GroundTruth(*(field[:1] for field in both.ground_truth))
+    alone = type(both)(both.images[:1, :, :96, :128], *(field[:1] for field in both[1:-1]), ground_truth)
+    for mine, other in zip(drawn(both), drawn(alone), strict=True):
+        assert torch.equal(mine, other)
 
 
 def propose_with(objectness, *, deltas=None, anchors, per_level=None, size=(100, 100), **settings):
@@ -87,6 +144,7 @@ def test_proposals_are_clipped_suppressed_and_sorted():
     assert proposals.valid[0].tolist() == [True, True, False, False]
     assert proposals.boxes[0, :2].tolist() == [[50, 50, 100, 90], [1, 0, 21, 20]]
     assert proposals.scores[0].tolist() == [3, 2, -torch.inf, -torch.inf]
+    assert proposals.anchor_index[0].tolist() == [2, 1, 0, 0]
 
 
 def test_levels_do_not_suppress_each_other():
@@ -112,9 +170,9 @@ def detect_with(logits, deltas, boxes, **settings):
         "max_growth": 62.5,
         "plus_one": False,
     }
-    proposals = Proposals(
-        torch.tensor([boxes]), torch.zeros(1, len(boxes)), torch.ones(1, len(boxes), dtype=torch.bool)
-    )
+    count = len(boxes)
+    index, valid = torch.arange(count)[None], torch.ones(1, count, dtype=torch.bool)
+    proposals = Proposals(torch.tensor([boxes]), torch.zeros(1, count), index, valid)
     return detect(
         torch.tensor([logits]), deltas, proposals, torch.tensor([[100, 100]]), torch.ones(1), **(arguments | settings)
     )

@@ -144,7 +144,8 @@ def test_detections_equal_those_decoded_in_the_original_image():
     whole = torch.cat([corner, corner + torch.randint(4, 90, (40, 2), generator=generator)], dim=1).float().numpy()
     logits = torch.randn(1, 40, 4, generator=generator) * 2
     deltas = torch.randn(1, 40, 3, 4, generator=generator)
-    proposals = Proposals(edges(whole)[None], torch.zeros(1, 40), torch.ones(1, 40, dtype=torch.bool))
+    index, valid = torch.arange(40)[None], torch.ones(1, 40, dtype=torch.bool)
+    proposals = Proposals(edges(whole)[None], torch.zeros(1, 40), index, valid)
     canvas = torch.tensor([[160, 240]])
     settings = {
         "box_weights": (10.0, 10.0, 5.0, 5.0),

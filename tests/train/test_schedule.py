@@ -2,7 +2,10 @@ import math
 
 import pytest
 
+from frcnn.errors import ConfigError
+from frcnn.train.build import describe
 from frcnn.train.schedule import lr_factor
+from tests.train.experiments import tiny_experiment
 
 
 def test_multistep_drops_at_shares_of_the_length():
@@ -34,3 +37,20 @@ def test_warmup_multiplies_the_milestones_too():
 def test_a_warmup_longer_than_the_training_is_no_error(kind):
     factors = [lr_factor(step, length=5, kind=kind, milestones=[], warmup_steps=10) for step in range(6)]
     assert factors == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_lr_is_scaled_to_the_batch():
+    plain, scaled = tiny_experiment(), tiny_experiment(lr=0.02, lr_per_images=16, batch_size=4)
+    assert plain.lr(3) == pytest.approx(0.002) and "train.lr=0.002," in describe(plain)
+    assert scaled.lr(3) == pytest.approx(0.005)
+    assert scaled.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+    assert "train.lr=0.005 (train.lr 0.02 for 16 images, scaled to 4)" in describe(scaled)
+    with pytest.raises(ConfigError, match=r"train\.lr_per_images"):
+        tiny_experiment(lr_per_images=0)
+
+
+def test_an_epoch_is_as_long_as_its_sampling_makes_it():
+    longer = tiny_experiment(data={"sampling": "repeat_factor", "repeat_threshold": 1.0}, steps=None, epochs=2)
+    draws = longer.epoch_draws
+    assert draws > 8 and longer.steps_per_epoch == draws // 2 and longer.length == 2 * longer.steps_per_epoch
+    assert f"{draws} draws of 8 images, data.sampling=repeat_factor" in describe(longer)

@@ -127,7 +127,7 @@ def make_batch(images: torch.Tensor) -> Batch:
     count = len(images)
     empty = GroundTruth(*(torch.zeros(count, 0) for _ in range(4)))
     sizes = torch.zeros(count, 2, dtype=torch.int64)
-    return Batch(images, sizes, sizes, torch.arange(count), empty)
+    return Batch(images, sizes, sizes, torch.arange(count), torch.arange(count), empty)
 
 
 @pytest.mark.parametrize("clip_grad_norm", [None, 0.5])

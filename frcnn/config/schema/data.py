@@ -81,6 +81,12 @@ class DataConfig(Section):
     vertical_flip: Fraction = 0.0
     """Probability of a vertical flip in training, for images without an upright, as of a microscope or a satellite."""
     jitter: JitterConfig = JitterConfig()
+    sampling: Literal["uniform", "class_balanced", "repeat_factor"] = "uniform"
+    """What an epoch of training holds. uniform: each image once. repeat_factor: images of rare classes several times
+    (LVIS). class_balanced: as many draws as images, each of a class, all alike, and then of an image that holds it."""
+    repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 0.001
+    """repeat_factor only: an image of a class in a share f of all images comes sqrt(repeat_threshold / f) times an
+    epoch, and once where that is less."""
     aspect_ratio_grouping: bool = True
     """Batches of only wide or only tall images, which saves padding."""
     workers: NonNegativeInt = 2

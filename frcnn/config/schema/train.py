@@ -26,6 +26,13 @@ class ScheduleConfig(Section):
         return self
 
 
+class EarlyStopConfig(Section):
+    patience: PositiveInt
+    """Evaluations in a row without a rise of train.best_metric after which the training ends."""
+    min_delta: NonNegativeFloat = 0.0
+    """A rise is more than this above the last one; best_metric is in 0..1."""
+
+
 class TrainConfig(Section):
     epochs: PositiveInt | None = None
     """Length in passes over the data; exactly one of `epochs` and `steps` is set."""
@@ -36,8 +43,13 @@ class TrainConfig(Section):
     accumulate: PositiveInt = 1
     """Parts a rank's share of the batch is split into, one backward pass each."""
     seed: NonNegativeInt = 0
+    deterministic: bool = False
+    """Use only operations that give the same bits whenever they are run on the same machine, and refuse to train where
+    there is none. A CPU gives the same bits without it too; on a GPU it costs time."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.001
+    lr_per_images: PositiveInt | None = None
+    """The batch size `lr` is meant for: training runs with lr * batch_size / lr_per_images. null: with lr as it is."""
     momentum: Fraction = 0.9
     """sgd only."""
     weight_decay: NonNegativeFloat = 5e-4
@@ -48,6 +60,15 @@ class TrainConfig(Section):
     """lr of biases as a multiple of lr (2 in the Caffe code of the paper)."""
     schedule: ScheduleConfig = ScheduleConfig()
     clip_grad_norm: PositiveFloat | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Evaluate, and keep in best.pt, an exponential moving average of the weights instead of those of the last step: a
+    step changes it by 1 - ema_decay, the first ones by more, as the decay is then (step - 1) / (step + 8). null: off"""
+    on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
+    """A step whose loss or gradients are not finite: ends the training; is left out, its batch lost and nothing
+    changed; or sends the training back to its last checkpoint, to go on from there in another order. skip and rewind
+    cost a host sync a step on a GPU."""
+    nonfinite_limit: PositiveInt = 5
+    """Steps left out in a row, or rewinds in all, after which the training ends all the same."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Autocast type; fp16 needs a GPU."""
     device: str = "auto"
@@ -62,6 +83,8 @@ class TrainConfig(Section):
     """Steps between writes of last.pt; null is after each epoch."""
     best_metric: Literal["AP", "AP50", "voc_mAP"] = "AP"
     """What best.pt is chosen by: COCO AP, COCO AP50 or VOC mAP (area)."""
+    early_stop: EarlyStopConfig | None = None
+    """End before the length is reached where evaluations no longer get better; null trains to the end."""
     num_logged_images: NonNegativeInt = 4
     """Images drawn with detections and ground truth at each evaluation."""
 
@@ -75,7 +98,14 @@ class TrainConfig(Section):
             raise ValueError("precision 'fp16' needs a GPU; on the cpu take 'bf16' or 'float32'")
         return self
 
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate of this batch size, which the schedule starts from."""
+        return self.lr if self.lr_per_images is None else self.lr * self.batch_size / self.lr_per_images
+
 
 class EvalConfig(Section):
     batch_size: PositiveInt = 1
     """Images at a time on each rank."""
+    loss: bool = False
+    """Also measure the four losses on data.val at each evaluation of a training; costs another pass over it."""

@@ -1,0 +1,206 @@
+"""What a training does follows from its config alone: not from workers, ranks or the parts of a batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from frcnn.config import parse_config
+from frcnn.errors import ConfigError
+from frcnn.model.losses import roi_losses, rpn_losses
+from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
+from frcnn.train.batches import train_loader
+from frcnn.train.build import build_experiment
+from frcnn.train.determinism import explained
+from frcnn.train.distributed import World, join_world, mean_count, mean_over_ranks
+from frcnn.train.metrics import Clock
+from frcnn.train.trainer import parallel, train_step
+from tests.train.experiments import WORLD, differing, run, tiny_experiment, tiny_settings
+from tests.train.ranks import spawn_ranks
+
+STEPS = 20
+FULL = {"rpn_samples": 64, "roi_samples": 16}
+"""Samples an image that are always reached, so that all images count alike."""
+PARTIAL = {"rpn_samples": 4000, "roi_samples": 200}
+"""More than there is to sample, so that each image has a count of its own."""
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+def train_steps(
+    world: World, *, accumulate: int = 1, steps: int = STEPS, rpn_samples: int, roi_samples: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Losses (steps, 4) of the global batch of 4 images, and the weights at the end; images of one size, no dropout."""
+    sizes = {"short_side": 64, "jitter": {"brightness": 0.2}}
+    settings = tiny_settings(data=sizes, batch_size=4, accumulate=accumulate, steps=steps, lr=0.005)
+    # Batch norm sees the whole batch at once; statistics that are fixed see each image alone.
+    settings["model"]["backbone"]["norm"] = "frozen_bn"
+    settings["model"]["rpn"]["samples_per_image"] = rpn_samples
+    settings["model"]["roi"]["samples_per_image"] = roi_samples
+    experiment = build_experiment(parse_config(settings, source="test"), world, pretrained=False)
+    torch.manual_seed(world.rank)  # whatever is drawn from the global state differs between the ranks
+    # In float32 rounding soon decides a close case of NMS otherwise, and trainings part slowly: docs/determinism.md.
+    model = parallel(experiment.model.double(), world).train()
+    batches = iter(train_loader(experiment, start_step=0))
+    losses = [
+        torch.stack(train_step(model, batches, experiment, lr=experiment.lr(step), clock=Clock())[0])
+        for step in range(steps)
+    ]
+    return mean_over_ranks(torch.stack(losses).detach(), world), experiment.model.state_dict()
+
+
+def train_on_ranks(rank: int, folder: Path, cases: dict[str, dict[str, int]]) -> None:
+    with join_world("cpu") as world:
+        count = torch.tensor(3 * rank)
+        assert mean_count(count, world) == 1.5
+        with torch.no_grad():  # ranks evaluate different numbers of batches: nobody waits for anybody
+            assert all(mean_count(count, world) == count for _ in range(2 - rank))
+        for name, case in cases.items():
+            result = train_steps(world, **case)
+            if rank == 0:
+                torch.save(result, folder / f"{name}.pt")
+
+
+def difference(result: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, dict[str, Tensor]]) -> dict[str, float]:
+    """The largest differences: of a loss as a share of it, of a tensor of weights as a share of its norm."""
+    losses = ((result[0] - other[0]).abs() / other[0].abs()).max()
+    floats = {name: value for name, value in other[1].items() if value.is_floating_point()}
+    weights = max((result[1][name] - value).norm() / value.norm().clamp(min=1e-3) for name, value in floats.items())
+    return {"losses": float(losses), "weights": float(weights)}
+
+
+def test_ranks_and_parts_train_as_one_process(tmp_path):
+    """20 steps on 4 images in one process, on two ranks and in two parts: equal but for the order of additions.
+
+    Where the images' counts differ, ranks need each other's to be equal to one process.
+    """
+    cases = {"full": FULL, "partial": PARTIAL | {"steps": 3}}
+    spawn_ranks(train_on_ranks, tmp_path, cases)
+    full, partial = train_steps(WORLD, **FULL), train_steps(WORLD, **cases["partial"])
+    assert full[0][-1].sum() < full[0][0].sum()
+    found = {
+        "ranks": difference(torch.load(tmp_path / "full.pt"), full),
+        "parts": difference(train_steps(WORLD, accumulate=2, **FULL), full),
+        "ranks, counts differ": difference(torch.load(tmp_path / "partial.pt"), partial),
+    }
+    assert all(each["losses"] < 1e-10 and each["weights"] < 1e-10 for each in found.values()), found
+
+
+def test_parts_with_different_counts_are_close(tmp_path):
+    """A part is divided by its own counts, as those of later parts are not known yet: close, and no more."""
+    whole = train_steps(WORLD, steps=1, **PARTIAL)
+    parts = train_steps(WORLD, steps=1, accumulate=2, **PARTIAL)
+    losses = difference(parts, whole)["losses"]
+    assert 1e-4 < losses < 0.1
+
+
+def rpn_case(num_images: int):
+    """Random RPN outputs of which each image has another number of samples."""
+    generator = torch.Generator().manual_seed(3)
+    corner = torch.rand(40, 2, generator=generator) * 50
+    anchors = torch.cat([corner, corner + 20], dim=1)
+    label = torch.randint(-1, 2, (num_images, 40), generator=generator).to(torch.int8)
+    output = RpnOutput(
+        torch.randn(num_images, 40, generator=generator), torch.randn(num_images, 40, 4, generator=generator)
+    )
+    valid = torch.rand(num_images, 12, generator=generator) < torch.linspace(0.1, 1, num_images)[:, None]
+    index = torch.stack([torch.randperm(40, generator=generator)[:12] for _ in range(num_images)])
+    gt_boxes = torch.tensor([[5.0, 5, 40, 30]]).expand(num_images, 1, 4)
+    return anchors, [*output, label, torch.zeros_like(label, dtype=torch.int64), gt_boxes, index, valid]
+
+
+def test_losses_divided_by_the_mean_count_average_to_those_of_the_whole_batch():
+    anchors, tensors = rpn_case(4)
+
+    def rpn(objectness, deltas, label, matched, gt_boxes, index, valid, **count):
+        output, labels = RpnOutput(objectness, deltas), AnchorLabels(label, matched)
+        return torch.stack(
+            rpn_losses(output, anchors, labels, gt_boxes, index, valid, smooth_l1_beta=1, normaliser="sampled", **count)
+        )
+
+    generator = torch.Generator().manual_seed(4)
+    corner = torch.rand(4, 6, 2, generator=generator) * 50
+    boxes = torch.cat([corner, corner + 20], dim=2)
+    regions = [
+        torch.randn(4, 6, 3, generator=generator),
+        torch.randn(4, 6, 2, 4, generator=generator),
+        boxes,
+        torch.randint(3, (4, 6), generator=generator),
+        boxes + 3,
+        torch.tensor([[True] * 6, [True] * 6, [True] + [False] * 5, [False] * 6]),
+    ]
+
+    def roi(class_logits, deltas, *samples, **count):
+        samples = RoiSamples(*samples)
+        return torch.stack(
+            roi_losses(class_logits, deltas, samples, box_weights=(1, 1, 1, 1), smooth_l1_beta=1, **count)
+        )
+
+    for losses, arguments in ((rpn, tensors), (roi, regions)):
+        valid = arguments[-1]
+        whole = losses(*arguments)
+        shares = [[tensor[:2] for tensor in arguments], [tensor[2:] for tensor in arguments]]
+        mean = torch.stack([losses(*share, mean_count=lambda _, v=valid: v.sum() / 2) for share in shares]).mean(dim=0)
+        own = torch.stack([losses(*share) for share in shares]).mean(dim=0)
+        torch.testing.assert_close(mean, whole)
+        assert not torch.isclose(own, whole).all(), "counts of their own weigh samples differently"
+        nothing = [*arguments[:-1], torch.zeros_like(valid)]
+        assert losses(*nothing).tolist() == [0, 0]
+
+
+def test_workers_leave_no_trace_in_a_deterministic_training(tmp_path):
+    settings = {"deterministic": True, "steps": 3, "num_logged_images": 0}
+    run(tmp_path / "alone", data={"workers": 0}, **settings)
+    assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
+    run(tmp_path / "helped", data={"workers": 2}, **settings)
+    assert differing(tmp_path / "alone", tmp_path / "helped") == []
+    tiny_experiment()
+    assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.deterministic
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", [{}, {"sampling_ratio": 0}, {"kind": "roi_pool"}])
+def test_four_workers_leave_no_trace_whatever_the_pooling(tmp_path, monkeypatch, pooling):
+    from tests.train import experiments
+
+    def with_pooling(**settings):
+        settings = tiny_settings(**settings)
+        settings["model"]["roi"]["pooling"] = pooling
+        return parse_config(settings, source="test")
+
+    monkeypatch.setattr(experiments, "tiny_config", with_pooling)
+    settings = {"deterministic": True, "steps": 20, "num_logged_images": 0}
+    run(tmp_path / "alone", data={"workers": 0}, **settings)
+    run(tmp_path / "helped", data={"workers": 4}, **settings)
+    assert differing(tmp_path / "alone", tmp_path / "helped") == []
+
+
+def test_what_has_no_deterministic_form_is_refused():
+    from frcnn.train.determinism import check_deterministic
+
+    settings = tiny_settings(deterministic=True)
+    settings["model"]["roi"]["pooling"] = {"kind": "roi_pool"}
+    config = parse_config(settings, source="test")
+    check_deterministic(config, torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"train.deterministic: .*roi_pool adds in any order on cuda"):
+        check_deterministic(config, torch.device("cuda"))
+
+
+def test_a_refusal_of_pytorch_is_explained():
+    torch.use_deterministic_algorithms(True)
+    with (
+        pytest.raises(
+            ConfigError, match=r"^train.deterministic: put_ does not have .*implementation.*=false"
+        ) as caught,
+        explained(),
+    ):
+        torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="shape"), explained():
+        torch.zeros(3).view(2)

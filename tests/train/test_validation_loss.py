@@ -1,0 +1,48 @@
+"""The losses on the validation set: the same whenever they are asked for, and without a trace."""
+
+import pytest
+import torch
+
+from frcnn.config import parse_config
+from frcnn.inference.run import evaluation_mode
+from frcnn.train.build import build_experiment
+from frcnn.train.randomness import random_state
+from frcnn.train.validation_loss import validation_losses
+from tests.train.experiments import WORLD, tiny_experiment, tiny_settings
+
+
+def with_batch_size(batch_size):
+    settings = tiny_settings() | {"eval": {"batch_size": batch_size}}
+    return build_experiment(parse_config(settings, source="test"), WORLD)
+
+
+def test_they_are_the_same_whatever_was_drawn_before_and_leave_no_trace():
+    experiment = with_batch_size(1)
+    experiment.model.train()
+    before = {name: value.clone() for name, value in experiment.model.state_dict().items()}
+    modes = [module.training for module in experiment.model.modules()]
+    state = random_state()
+    first = validation_losses(experiment)
+    after = random_state()
+    assert torch.equal(state.pop("torch"), after.pop("torch")) and state == after
+    assert [module.training for module in experiment.model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in experiment.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in experiment.model.parameters())
+
+    torch.rand(7)
+    assert validation_losses(experiment) == first
+    assert validation_losses(with_batch_size(3)) == first  # the same weights, from the same seed
+    assert first["eval/loss/total"] == pytest.approx(sum(list(first.values())[:4])) and len(first) == 5
+
+
+def test_it_is_the_mean_of_the_images_losses():
+    experiment = tiny_experiment()
+    found = validation_losses(experiment)
+    from frcnn.data.build import build_eval_loader
+
+    totals = []
+    with evaluation_mode(experiment.model), torch.no_grad():
+        for batch in build_eval_loader(experiment.config.data, experiment.val_set, batch_size=1):
+            torch.manual_seed(int(batch.index[0]))
+            totals.append(float(experiment.model.forward_train(batch).total))
+    assert found["eval/loss/total"] == pytest.approx(sum(totals) / 3, rel=1e-5)
