@@ -17,7 +17,7 @@ from frcnn.data.dataset import DetectionDataset
 from frcnn.data.raw import RawAnnotation, from_dataset, read_coco, read_voc
 from frcnn.errors import DataError
 from frcnn.model.anchors import AnchorGenerator
-from frcnn.model.build import build_detector
+from frcnn.model.build import build_from_config
 
 
 def check_config(config: Config, *, most_images: int | None = None, workers: int = 2) -> Check:
@@ -96,9 +96,8 @@ def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], 
 
 def anchor_settings(config: Config) -> AnchorSettings:
     """The anchors of a config; its network is built without numbers, to learn the strides of its maps."""
-    model, data = config.model, config.data
     with torch.device("meta"):
-        detector = build_detector(model, num_classes=1, mean=data.mean, std=data.std, pretrained=False)
+        detector = build_from_config(config, num_classes=1, pretrained=False)
     return _settings(config, strides=detector.backbone.strides)
 
 

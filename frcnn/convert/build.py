@@ -17,7 +17,7 @@ from frcnn.convert.conversion import CLASSES, COUNTER, Conversion, StateDict, sh
 from frcnn.convert.formats import find_conversion
 from frcnn.convert.from_torchvision import has_batch_counters
 from frcnn.errors import CheckpointError, ConfigError
-from frcnn.model.build import build_detector
+from frcnn.model.build import build_from_config
 from frcnn.weight_file import find_state_dict
 
 COCO_PLACE = {
@@ -175,12 +175,9 @@ def _fit(
 ) -> tuple[StateDict, list[str], list[str]]:
     """The state dict in the order of the detector, after it was loaded into one; what was filled in, and cast."""
     with torch.device("meta"):  # shapes without numbers: the detector costs no memory
-        detector = build_detector(
-            config.model,
+        detector = build_from_config(
+            config,
             num_classes=num_classes,
-            mean=config.data.mean,
-            std=config.data.std,
-            channels=config.data.channels,
             pretrained=False,
         )
     needed = detector.state_dict()

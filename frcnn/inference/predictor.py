@@ -18,7 +18,7 @@ from frcnn.data.transforms import TestTransform
 from frcnn.errors import CheckpointError, DataError
 from frcnn.inference.device import find_device
 from frcnn.inference.run import detect_batch
-from frcnn.model.build import build_detector
+from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -137,12 +137,9 @@ def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device,
     """
     weights = weights_to_use(checkpoint)
     build = partial(
-        build_detector,
-        config.model,
+        build_from_config,
+        config,
         num_classes=len(checkpoint["class_names"]),
-        mean=config.data.mean,
-        std=config.data.std,
-        channels=config.data.channels,
         pretrained=False,
     )
     _refuse_far_larger(build, weights, source=source)

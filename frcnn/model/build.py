@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from frcnn.config.schema import Config
 from frcnn.config.schema.model import ModelConfig, RoiConfig
 from frcnn.errors import ConfigError
 from frcnn.model.anchors import AnchorGenerator
@@ -15,6 +16,25 @@ from frcnn.model.detection import detect
 from frcnn.model.detector import FasterRCNN, Stages
 from frcnn.model.losses import own_count, roi_losses, rpn_losses
 from frcnn.model.rpn import RpnHead, propose
+
+
+def build_from_config(
+    config: Config,
+    *,
+    num_classes: int,
+    pretrained: bool = True,
+    mean_count: Callable[[Tensor], Tensor] = own_count,
+) -> FasterRCNN:
+    """`build_detector` for a whole config: the pixels that the model gets are those of its `data` section."""
+    return build_detector(
+        config.model,
+        num_classes=num_classes,
+        mean=config.data.mean,
+        std=config.data.std,
+        channels=config.data.channels,
+        pretrained=pretrained,
+        mean_count=mean_count,
+    )
 
 
 def build_detector(

@@ -10,7 +10,7 @@ from frcnn.data.build import build_dataset, build_factors
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.sampler import epoch_size, steps_per_epoch
 from frcnn.errors import ConfigError
-from frcnn.model.build import build_detector
+from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.train.determinism import set_deterministic
 from frcnn.train.distributed import World, mean_count
@@ -83,12 +83,9 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         )
 
     set_seed(config.train.seed, rank=0)  # new layers are the same on every rank
-    model = build_detector(
-        config.model,
+    model = build_from_config(
+        config,
         num_classes=len(train_set.class_names),
-        mean=config.data.mean,
-        std=config.data.std,
-        channels=config.data.channels,
         pretrained=pretrained,
         mean_count=partial(mean_count, world=world),
     )

@@ -11,7 +11,7 @@ from frcnn.checkpoint import load_checkpoint
 from frcnn.config import parse_config
 from frcnn.data.build import build_eval_loader
 from frcnn.errors import TrainingError
-from frcnn.model.build import build_detector
+from frcnn.model.build import build_from_config
 from frcnn.train.batches import describe_image, train_loader
 from frcnn.train.build import Experiment
 from frcnn.train.distributed import gather
@@ -84,12 +84,9 @@ def compare(path: Path, experiment: Experiment) -> None:
     """Build the detector again from a checkpoint alone; raise TrainingError unless it has the same weights."""
     checkpoint = load_checkpoint(path)
     config = parse_config(checkpoint["config"], source=str(path))
-    rebuilt = build_detector(
-        config.model,
+    rebuilt = build_from_config(
+        config,
         num_classes=len(checkpoint["class_names"]),
-        mean=config.data.mean,
-        std=config.data.std,
-        channels=config.data.channels,
         pretrained=False,
     )
     rebuilt.load_state_dict(checkpoint["model"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from frcnn.config import Config, parse_config
 from frcnn.inference.run import autocast
-from frcnn.model.build import build_detector
+from frcnn.model.build import build_from_config
 from frcnn.structures import Batch, Losses
 from frcnn.train.bad_step import unpack
 
@@ -64,12 +64,9 @@ def replay(saved: dict[str, Any], *, device: torch.device) -> Iterator[str]:
 
 def build_model(saved: dict[str, Any], config: Config, device: torch.device) -> nn.Module:
     """The detector in training mode, with the weights before the step."""
-    model = build_detector(
-        config.model,
+    model = build_from_config(
+        config,
         num_classes=len(saved["class_names"]),
-        mean=config.data.mean,
-        std=config.data.std,
-        channels=config.data.channels,
         pretrained=False,
     )
     model.load_state_dict(saved["model"])
