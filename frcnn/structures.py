@@ -79,6 +79,10 @@ class RpnOutput(NamedTuple):
     deltas: Tensor
     """(B, A, 4)."""
 
+    def at(self, index: Tensor) -> "RpnOutput":
+        """What it says of some anchors, `index` (B, S) into A: objectness (B, S), deltas (B, S, 4)."""
+        return RpnOutput(self.objectness.gather(1, index), self.deltas.gather(1, index[..., None].expand(-1, -1, 4)))
+
 
 class AnchorLabels(NamedTuple):
     """What every anchor is to be trained as."""

@@ -2,13 +2,13 @@
 
 Training:
     1. normalise the images; backbone -> feature maps
-    2. RPN: objectness and deltas of every anchor
-    3. label anchors, sample 256 of them, RPN losses
+    2. label anchors, sample 256 of them
+    3. RPN: objectness and deltas of every anchor; losses at the sampled ones
     4. propose: top 12000 -> clip -> NMS -> 2000
     5. sample 512 regions from proposals and ground truth
     6. pool, box head, RoI losses
 
-Detection: 1, 2, 4, then pooling and box head on all proposals, and the final boxes.
+Detection: 1, 3 without losses, 4, then pooling and box head on all proposals, and the final boxes.
 
 The numbers are the defaults. Shapes are fixed from end to end; `structures` has the letters.
 """
@@ -98,11 +98,12 @@ class FasterRCNN(nn.Module):
         """
         scales = _scales(batch.image_sizes, batch.original_sizes)
         ground_truth = self._ground_truth(batch.ground_truth, scales)
-        features, anchors, output = self._propose_from(batch.images, batch.image_sizes)
+        features, anchors = self._features(batch.images, batch.image_sizes)
         labels = self.stages.label_anchors(anchors, ground_truth, batch.image_sizes)
         positions = self.anchors.positions([_size(feature) for feature in features])
         index, valid = self.stages.sample_anchors(labels, positions, batch.seed)
-        rpn_class, rpn_box = self.stages.rpn_losses(output, anchors, labels, ground_truth.boxes, index, valid)
+        output, sampled = self._rpn_outputs(features, index)
+        rpn_class, rpn_box = self.stages.rpn_losses(sampled, anchors, labels, ground_truth.boxes, index, valid)
 
         proposals = self._proposals(self.stages.propose_train, output, anchors, features, batch.image_sizes, scales)
         samples = self.stages.sample_rois(proposals, ground_truth, positions, batch.seed)
@@ -120,8 +121,10 @@ class FasterRCNN(nn.Module):
                 count original pixels read it.
         """
         scales = _scales(image_sizes, image_sizes if original_sizes is None else original_sizes)
-        features, anchors, output = self._propose_from(images, image_sizes)
-        proposals = self._proposals(self.stages.propose_test, output, anchors, features, image_sizes, scales)
+        features, anchors = self._features(images, image_sizes)
+        proposals = self._proposals(
+            self.stages.propose_test, self.rpn(features), anchors, features, image_sizes, scales
+        )
         class_logits, deltas = self.roi_head(features, proposals.boxes)
         return self.stages.detect(class_logits, deltas, proposals, image_sizes, scales)
 
@@ -139,11 +142,23 @@ class FasterRCNN(nn.Module):
         is_real = is_row[:, None, :, None] & is_column[:, None, None, :]
         return torch.where(is_real, (images.to(self.mean.dtype) - self.mean) / self.std, 0)
 
-    def _propose_from(self, images: Tensor, image_sizes: Tensor) -> tuple[tuple[Tensor, ...], Tensor, RpnOutput]:
-        """Steps 1 and 2: feature maps, anchors (A, 4), and what the RPN says of them."""
+    def _features(self, images: Tensor, image_sizes: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Step 1: feature maps, and the anchors (A, 4) on them."""
         features = self.backbone(self.normalise(images, image_sizes))
-        anchors = self.anchors([_size(feature) for feature in features], _size(images))
-        return features, anchors, self.rpn(features)
+        return features, self.anchors([_size(feature) for feature in features], _size(images))
+
+    def _rpn_outputs(self, features: tuple[Tensor, ...], index: Tensor) -> tuple[RpnOutput, RpnOutput]:
+        """Step 3: of every anchor for the proposals, and of the sampled ones, `index` (B, S), for the losses.
+
+        Proposals need no gradient, and the losses need it at a few hundred anchors. On a CPU the dense backward pass
+        is not run at all: the sampled anchors are computed once more from the pixels that they depend on.
+        """
+        if features[0].device.type != "cpu":
+            output = self.rpn(features)
+            return output, output.at(index)
+        with torch.no_grad():
+            output = self.rpn(features)
+        return output, self.rpn.at(features, index)
 
     def _proposals(
         self,

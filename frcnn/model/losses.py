@@ -31,7 +31,7 @@ def own_count(count: Tensor) -> Tensor:
 
 
 def rpn_losses(
-    output: RpnOutput,
+    sampled: RpnOutput,
     anchors: Tensor,
     labels: AnchorLabels,
     gt_boxes: Tensor,
@@ -45,7 +45,7 @@ def rpn_losses(
     """Binary cross-entropy of objectness and smooth L1 of the deltas of positive anchors, on the sampled anchors.
 
     Args:
-        output: objectness (B, A), deltas (B, A, 4).
+        sampled: objectness (B, S), deltas (B, S, 4) of the sampled anchors.
         anchors: (A, 4).
         labels: of every anchor.
         gt_boxes: (B, G, 4), what `labels.matched` points into.
@@ -60,14 +60,13 @@ def rpn_losses(
     is_positive = valid & (labels.label.gather(1, index) == 1)
     count = _divisor(mean_count(valid.sum())) if normaliser == "sampled" else valid.numel()
 
-    logits = torch.where(valid, output.objectness.gather(1, index), 0)
+    logits = torch.where(valid, sampled.objectness, 0)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, is_positive.to(logits.dtype), reduction="none")
     class_loss = torch.where(valid, cross_entropy, 0).sum() / count
 
     matched = labels.matched.gather(1, index)
     targets = _targets(box_ops.gather_boxes(gt_boxes, matched), anchors[index], is_positive)
-    deltas = box_ops.gather_boxes(output.deltas, index)
-    box_loss = _masked_smooth_l1(deltas, targets, is_positive, beta=smooth_l1_beta) / count
+    box_loss = _masked_smooth_l1(sampled.deltas, targets, is_positive, beta=smooth_l1_beta) / count
     return class_loss, box_loss
 
 

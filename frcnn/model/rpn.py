@@ -43,6 +43,7 @@ class RpnHead(nn.Module):
         channels = channels or in_channels
         widths = [in_channels, *[channels] * num_convs]
         self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
+        self.num_anchors = num_anchors
         self.num_logits = 2 if objectness == "softmax" else 1
         self.objectness = nn.Conv2d(channels, num_anchors * self.num_logits, 1)
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 1)
@@ -52,19 +53,85 @@ class RpnHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> RpnOutput:
+        """Of every anchor: objectness (B, A), deltas (B, A, 4)."""
         objectness, deltas = [], []
         for feature in features:
             hidden = feature
             for conv in self.convs:
                 hidden = F.relu(conv(hidden))
             logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)  # (B, k, H, W) -> (B, H*W*k)
-            if self.num_logits == 2:
-                background, foreground = logits.unflatten(1, (-1, 2)).unbind(2)
-                logits = foreground - background
-            objectness.append(logits)
+            objectness.append(self._objectness_of(logits))
             # (B, k*4, H, W) -> (B, H, W, k*4) -> (B, H*W*k, 4)
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
         return RpnOutput(box_ops.widen(torch.cat(objectness, dim=1)), box_ops.widen(torch.cat(deltas, dim=1)))
+
+    def at(self, features: Sequence[Tensor], index: Tensor) -> RpnOutput:
+        """Of some anchors, what `forward` says of them, from nothing but the pixels they depend on.
+
+        1. Cut out what each anchor's position sees: 3x3 pixels for one convolution, 5x5 for two.
+        2. Convolve the cuttings without padding; what lies off the map is 0 before each convolution, as padding is.
+        3. Of the k anchors at the position that is left, take the anchor.
+
+        The loss needs some hundred anchors of ten thousands, so the backward pass is that of the cuttings and no more.
+
+        Args:
+            index: (B, S) int64 into A.
+
+        Returns:
+            objectness (B, S), deltas (B, S, 4).
+        """
+        reach = len(self.convs)
+        pixels, is_on_map = cut_out(features, index // self.num_anchors, reach=reach)
+        hidden = pixels.permute(0, 3, 1, 2)  # (N, w, w, C) -> (N, C, w, w), N = B*S, w = 2*reach + 1
+        for step, conv in enumerate(self.convs, start=1):
+            assert isinstance(conv, nn.Conv2d)
+            hidden = F.relu(F.conv2d(hidden, conv.weight, conv.bias))
+            if step < reach:
+                hidden = torch.where(is_on_map[:, None, step:-step, step:-step], hidden, 0)
+        shape = index.flatten() % self.num_anchors
+        logits = self._objectness_of(self.objectness(hidden).flatten(1))  # (N, k * num_logits, 1, 1) -> (N, k)
+        deltas = self.deltas(hidden).view(-1, self.num_anchors, 4)  # (N, k*4, 1, 1) -> (N, k, 4)
+        logits = logits.gather(1, shape[:, None]).view(index.shape)
+        deltas = deltas.gather(1, shape[:, None, None].expand(-1, 1, 4)).view(*index.shape, 4)
+        return RpnOutput(box_ops.widen(logits), box_ops.widen(deltas))
+
+    def _objectness_of(self, logits: Tensor) -> Tensor:
+        """One number for each anchor: (N, M * num_logits) -> (N, M)."""
+        if self.num_logits == 1:
+            return logits
+        background, foreground = logits.unflatten(1, (-1, 2)).unbind(2)
+        return foreground - background
+
+
+def cut_out(features: Sequence[Tensor], position: Tensor, *, reach: int) -> tuple[Tensor, Tensor]:
+    """Squares of pixels around some positions of a pyramid.
+
+    Args:
+        features: maps (B, C, Hl, Wl).
+        position: (B, S) int64, counted row by row through the maps one after the other.
+        reach: pixels on each side of a position.
+
+    Returns:
+        (B*S, w, w, C) with w = 2 * reach + 1, 0 for what lies off the map; (B*S, w, w) bool, whether it lies on it.
+    """
+    table = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)  # -> (B, sum(Hl*Wl), C)
+    start, height, width = (torch.zeros_like(position) for _ in range(3))
+    first = 0
+    for feature in features:
+        is_here = position >= first
+        start = torch.where(is_here, first, start)
+        height = torch.where(is_here, feature.shape[2], height)
+        width = torch.where(is_here, feature.shape[3], width)
+        first += feature.shape[2] * feature.shape[3]
+    offset = torch.arange(-reach, reach + 1, device=position.device)
+    y = ((position - start) // width)[..., None] + offset  # (B, S, w)
+    x = ((position - start) % width)[..., None] + offset
+    is_on_map = ((y >= 0) & (y < height[..., None]))[..., None] & ((x >= 0) & (x < width[..., None]))[..., None, :]
+    row = (start[..., None] + y * width[..., None])[..., None] + x[..., None, :]  # (B, S, w, w)
+    row = torch.where(is_on_map, row, 0) + torch.arange(len(row), device=row.device)[:, None, None, None] * first
+    pixels = table.flatten(0, 1).index_select(0, row.flatten()).view(-1, *row.shape[2:], table.shape[2])
+    is_on_map = is_on_map.flatten(0, 1)
+    return torch.where(is_on_map[..., None], pixels, 0), is_on_map
 
 
 @torch.no_grad()

@@ -118,7 +118,7 @@ def test_rpn_losses_equal_torchvision_on_the_same_samples():
         index[image, : len(where)] = where
         valid[image, : len(where)] = True
     ours = rpn_losses(
-        output, anchors, labels, ground_truth.boxes, index, valid, smooth_l1_beta=1 / 9, normaliser="sampled"
+        output.at(index), anchors, labels, ground_truth.boxes, index, valid, smooth_l1_beta=1 / 9, normaliser="sampled"
     )
 
     coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
@@ -172,8 +172,9 @@ def test_losses_without_any_sample_are_zero_and_differentiable():
     output = RpnOutput(torch.randn(1, 10, requires_grad=True), torch.randn(1, 10, 4, requires_grad=True))
     labels = AnchorLabels(torch.full((1, 10), -1, dtype=torch.int8), torch.zeros(1, 10, dtype=torch.int64))
     nothing = torch.zeros(1, 4, dtype=torch.bool)
+    index = torch.zeros(1, 4, dtype=torch.int64)
     losses = rpn_losses(
-        output, torch.ones(10, 4), labels, torch.zeros(1, 8, 4), torch.zeros(1, 4, dtype=torch.int64), nothing,
+        output.at(index), torch.ones(10, 4), labels, torch.zeros(1, 8, 4), index, nothing,
         smooth_l1_beta=1 / 9, normaliser="sampled",
     )  # fmt: skip
     gradients = torch.autograd.grad(sum(losses), list(output))

@@ -119,9 +119,9 @@ def test_losses_divided_by_the_mean_count_average_to_those_of_the_whole_batch():
     anchors, tensors = rpn_case(4)
 
     def rpn(objectness, deltas, label, matched, gt_boxes, index, valid, **count):
-        output, labels = RpnOutput(objectness, deltas), AnchorLabels(label, matched)
+        sampled, labels = RpnOutput(objectness, deltas).at(index), AnchorLabels(label, matched)
         return torch.stack(
-            rpn_losses(output, anchors, labels, gt_boxes, index, valid, smooth_l1_beta=1, normaliser="sampled", **count)
+            rpn_losses(sampled, anchors, labels, gt_boxes, index, valid, smooth_l1_beta=1, normaliser="sampled", **count)
         )
 
     generator = torch.Generator().manual_seed(4)
