@@ -20,6 +20,7 @@ from frcnn.inference.device import find_device
 from frcnn.inference.run import detect_batch
 from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
+from frcnn.model.placement import copy_for_detection
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, RGB pixels (H, W, 3) as numpy array, or RGB pixels (3, H, W) as tensor; pixels are uint8."""
@@ -129,8 +130,8 @@ def load(path: str | Path, *, device: str = "auto") -> Predictor:
 def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device, source: Path) -> Predictor:
     """The detector of a checkpoint, built by `config`, which may differ from the checkpoint's own in its numbers.
 
-    Weights are the averaged ones where there are such (train.ema_decay). They are float32 and, with
-    train.channels_last, laid out as in training.
+    Weights are the averaged ones where there are such (train.ema_decay), in float32, changed into the form that detects
+    fastest (`model.placement`).
 
     Raises:
         CheckpointError: the weights do not fit the model of the config.
@@ -155,7 +156,7 @@ def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device,
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)
     return Predictor(
-        model,
+        copy_for_detection(model),
         config,
         class_names=checkpoint["class_names"],
         category_ids=checkpoint["category_ids"],

@@ -108,6 +108,7 @@ class ConvFcHead(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         self.convs = nn.Sequential(*layers)
+        self.in_channels = in_channels
         self.fc6 = nn.Linear(in_channels * size * size, channels)
         initialise(self.fc6, init)
         self.fc7 = None
@@ -115,9 +116,25 @@ class ConvFcHead(nn.Module):
             self.fc7 = nn.Linear(channels, channels)
             initialise(self.fc7, init)
         self.out_channels = channels
+        self.reads_channels_last = False
+
+    def read_channels_last(self) -> None:
+        """Reorder fc6's weights, for good, from (C, S, S) to the (S, S, C) in which regions come out of RoIAlign.
+
+        Then no region need be copied into the other order. Not for training: the state dict is no longer the same.
+        Once is enough; a second call does nothing.
+        """
+        if self.reads_channels_last:
+            return
+        weight = self.fc6.weight.unflatten(1, (self.in_channels, -1)).transpose(1, 2)  # (D, C, S*S) -> (D, S*S, C)
+        self.fc6.weight = nn.Parameter(weight.flatten(1).detach(), requires_grad=self.fc6.weight.requires_grad)
+        self.reads_channels_last = True
 
     def forward(self, pooled: Tensor) -> Tensor:
-        hidden = F.relu(self.fc6(self.convs(pooled).flatten(1)))  # (N, C, S, S) -> (N, C*S*S) -> (N, channels)
+        pooled = self.convs(pooled)
+        if self.reads_channels_last:
+            pooled = pooled.permute(0, 2, 3, 1)  # (N, C, S, S) -> (N, S, S, C)
+        hidden = F.relu(self.fc6(pooled.flatten(1)))  # (N, C*S*S) -> (N, channels)
         return hidden if self.fc7 is None else F.relu(self.fc7(hidden))
 
 

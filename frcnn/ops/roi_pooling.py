@@ -77,7 +77,8 @@ def roi_align(
             map pixel wide and high.
 
     Returns:
-        (N, C, S, S) of the type of the maps. Samples more than a pixel outside the map count as 0.
+        (N, C, S, S) of the type of the maps. Samples more than a pixel outside the map count as 0. With a fixed number
+        of samples the memory is channels-last.
 
     A bilinear sample is a weighted sum of four rows of the map seen as a table of pixels, and a bin is a mean of
     samples; so with a fixed number of samples all bins of all levels are one `embedding_bag` over the whole pyramid.
@@ -109,8 +110,8 @@ def roi_align(
         index = (row[:, :, None, :, None] + x[:, None, :, None, :]).flatten(0, 2).flatten(1)
         weight = (y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]).flatten(0, 2).flatten(1)
     pooled = _WeightedBag.apply(table, index, weight)  # (N*S*S, C)
-    pooled = pooled.view(-1, size * size, channels).transpose(1, 2)  # -> (N, C, S*S)
-    return pooled.reshape(-1, channels, size, size).to(features[0].dtype)
+    pooled = pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)  # -> (N, C, S, S)
+    return pooled.to(features[0].dtype)
 
 
 def _sample_axis(

@@ -1,0 +1,159 @@
+"""Batch norm that the convolution before it carries out.
+
+Batch norm with stored statistics is y = x * scale + shift for each channel, and so it can be made part of the
+convolution that gives x: kernels times scale, bias times scale plus shift. Every map is then read and written once
+less, forward and backward.
+
+In training the frozen ones are folded anew in each pass, so that the convolution's own weights stay what is trained,
+counted and saved (`fold_frozen`). For detection all are folded once (`fold_all`).
+"""
+
+from collections import Counter
+from functools import cache
+from typing import NamedTuple
+
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+WITH_ACTIVATION = "BatchNormAct2d"
+"""timm's layer of norm and activation, by name: timm may not be installed."""
+
+
+class _Folding:
+    """What makes a convolution carry out a batch norm; stands in front of its class.
+
+    Parameters keep names and places. Only who asks for `weight` and `bias`, as `forward` does, gets the folded ones;
+    so any kind of convolution will do, such as timm's that pads like TensorFlow.
+    """
+
+    _parameters: dict[str, Tensor | None]
+    norm: tuple[_BatchNorm]
+    """The one it carries out; in a tuple, so that it does not become a submodule of two modules."""
+
+    @property
+    def weight(self) -> Tensor:
+        return folded_weight(self._parameters["weight"], self.norm[0])
+
+    @property
+    def bias(self) -> Tensor:
+        return folded_bias(self._parameters["bias"], self.norm[0])
+
+
+class _Folded:
+    """What makes a batch norm leave its work to the convolution before it; stands in front of its class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class _FoldedBeforeActivation:
+    """`_Folded` for timm's layer, which also has an activation."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(x))
+
+
+class Pair(NamedTuple):
+    """A convolution and the batch norm that alone reads what it gives."""
+
+    convolution: nn.Conv2d
+    norm: _BatchNorm
+
+
+def fold_frozen(network: nn.Module) -> None:
+    """Let convolutions carry out, in each pass anew, the frozen batch norms of `network`.
+
+    Nothing changes but time, memory and the last digits: neither the state dict nor what is trained.
+    """
+    for convolution, norm in find_pairs(network):
+        if not norm.training and not any(parameter.requires_grad for parameter in norm.parameters()):
+            _fold(convolution, norm)
+
+
+def fold_all(network: nn.Module) -> None:
+    """Make every batch norm of `network` part of the convolution before it, for good.
+
+    Folded weights take the places of the convolutions' own, so the network can only be used to detect from now on.
+    """
+    network.eval()
+    for pair in find_pairs(network):
+        _fold(*pair)
+    for module in list(network.modules()):
+        if isinstance(module, _Folding):
+            assert isinstance(module, nn.Conv2d)
+            folded = module.weight.detach(), module.bias.detach()  # type: ignore[union-attr]
+            module.__class__ = type(module).__mro__[2]  # as it was before `_in_front`
+            module.weight, module.bias = (nn.Parameter(each, requires_grad=False) for each in folded)
+            del module.norm
+
+
+def folded_weight(weight: Tensor | None, norm: _BatchNorm) -> Tensor:
+    """Kernels (C, ...) times the scale of the norm."""
+    assert weight is not None
+    return weight * _scale(norm).view(-1, *[1] * (weight.dim() - 1))
+
+
+def folded_bias(bias: Tensor | None, norm: _BatchNorm) -> Tensor:
+    """(C,) the shift of the norm, and the convolution's own bias, if there is one, times its scale."""
+    assert norm.running_mean is not None
+    bias = -norm.running_mean if bias is None else bias - norm.running_mean
+    shift = bias * _scale(norm)
+    return shift if norm.bias is None else shift + norm.bias
+
+
+def _scale(norm: _BatchNorm) -> Tensor:
+    assert norm.running_var is not None
+    scale = (norm.running_var + norm.eps).rsqrt()
+    return scale if norm.weight is None else scale * norm.weight
+
+
+def find_pairs(network: nn.Module) -> list[Pair]:
+    """Convolutions of `network` each followed by a batch norm that nothing else shares its input with.
+
+    The network is traced to see that. One that cannot be traced gives none, nor do modules that are used twice, or
+    norms that are folded already.
+    """
+    try:
+        graph = _Tracer().trace(network)
+    except Exception:  # a network's own control flow; it is then run as it stands
+        return []
+    modules = dict(network.named_modules())
+    uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    pairs = []
+    for node in graph.nodes:
+        before = node.args[0] if node.args else None
+        if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        norm, convolution = modules[str(node.target)], modules[str(before.target)]
+        is_alone = len(before.users) == 1 and uses[node.target] == uses[before.target] == 1
+        if is_alone and _is_foldable(norm) and isinstance(convolution, nn.Conv2d):
+            assert isinstance(norm, _BatchNorm)
+            pairs.append(Pair(convolution, norm))
+    return pairs
+
+
+class _Tracer(fx.Tracer):
+    """Sees convolutions and norms of any kind as one step each."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_foldable(module: nn.Module) -> bool:
+    is_known = type(module) is nn.BatchNorm2d or type(module).__name__ == WITH_ACTIVATION
+    return is_known and isinstance(module, _BatchNorm) and module.running_mean is not None
+
+
+def _fold(convolution: nn.Conv2d, norm: _BatchNorm) -> None:
+    convolution.__class__ = _in_front(_Folding, type(convolution))
+    convolution.norm = (norm,)  # type: ignore[assignment]
+    norm.__class__ = _in_front(_Folded if type(norm) is nn.BatchNorm2d else _FoldedBeforeActivation, type(norm))
+
+
+@cache
+def _in_front(first: type, second: type) -> type:
+    """The class that is both, `first` having the say."""
+    return type(f"{first.__name__.strip('_')}{second.__name__}", (first, second), {})

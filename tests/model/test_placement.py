@@ -1,0 +1,126 @@
+"""Folded and re-laid detectors against the plain one: the same numbers, names and trained parameters."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from frcnn.model.folding import find_pairs, fold_all, fold_frozen
+from frcnn.model.placement import copy_for_detection, place_for_training
+from tests.model.detectors import C4, FPN, random_batch, small_detector
+
+CPU = torch.device("cpu")
+EFFICIENTNET = {**FPN, "backbone": {**FPN["backbone"], "name": "timm/tf_efficientnet_lite0"}}
+MOBILENET = {**FPN, "backbone": {**FPN["backbone"], "name": "mobilenet_v3_large", "strides": [8, 16, 32]},
+             "anchors": {"sizes": [[32.0], [64.0], [128.0], [256.0]]}}  # fmt: skip
+NORMED = {**FPN, "backbone": {**FPN["backbone"], "neck_norm": "batch"},
+          "roi": {**FPN["roi"], "head": {"kind": "two_fc", "channels": 64, "convs": 1, "norm": "batch"}}}  # fmt: skip
+KINDS = {"fpn": FPN, "c4": C4, "efficientnet": EFFICIENTNET, "mobilenet": MOBILENET, "normed": NORMED}
+
+
+def detector_with_statistics(settings, *, is_frozen):
+    """In float64, with batch norm that does something; frozen or trained."""
+    detector = small_detector(settings)
+    generator = torch.Generator().manual_seed(1)
+    for module in detector.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, std=0.2, generator=generator)
+            nn.init.normal_(module.running_mean, std=0.2, generator=generator)
+            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+    if is_frozen:
+        detector.backbone.freeze_batch_norm()
+        if hasattr(detector.roi_head.head, "freeze_batch_norm"):
+            detector.roi_head.head.freeze_batch_norm()
+    return detector.double()
+
+
+def losses_and_gradients(detector, batch):
+    losses = detector.forward_train(batch)
+    losses.total.backward()
+    return losses, {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_frozen_norms_leaves_losses_gradients_and_names(kind):
+    plain, batch = detector_with_statistics(KINDS[kind], is_frozen=True), random_batch()
+    placed = place_for_training(copy.deepcopy(plain), CPU)
+    norms = [module for module in placed.modules() if isinstance(module, nn.BatchNorm2d)]
+    num_folded = sum(hasattr(module, "norm") and isinstance(module, nn.Conv2d) for module in placed.modules())
+    assert num_folded == sum(not norm.weight.requires_grad for norm in norms) > 10
+    assert list(placed.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in placed.state_dict().items())
+    mine, gradients = losses_and_gradients(placed.train(), batch)
+    other, expected = losses_and_gradients(plain.train(), batch)
+    torch.testing.assert_close(torch.stack(mine), torch.stack(other), atol=1e-10, rtol=1e-10)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        assert (gradient - expected[name]).norm() <= 1e-8 * expected[name].norm() + 1e-12, name
+
+
+def test_norms_that_are_trained_are_left_alone():
+    detector = place_for_training(small_detector(), CPU)
+    assert find_pairs(detector.backbone.body), "there are some to be left alone"
+    assert not any(hasattr(module, "norm") for module in detector.modules() if isinstance(module, nn.Conv2d))
+
+
+def test_folding_follows_weights_that_are_loaded_later():
+    placed = place_for_training(detector_with_statistics(FPN, is_frozen=True), CPU)
+    plain = detector_with_statistics(FPN, is_frozen=True)
+    with torch.no_grad():
+        for value in (*plain.parameters(), *plain.buffers()):
+            if value.is_floating_point():
+                value.mul_(1.1)
+    placed.load_state_dict(plain.state_dict())
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    for mine, other in zip(placed.backbone(images), plain.backbone(images), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("is_placed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_copy_for_detection_finds_the_same(kind, is_placed):
+    """Of a detector as it was built, and of one that is in training with its frozen norms folded."""
+    plain, batch = detector_with_statistics(KINDS[kind], is_frozen=is_placed).eval(), random_batch()
+    source = place_for_training(copy.deepcopy(plain), CPU).train() if is_placed else plain
+    before = {name: value.clone() for name, value in source.state_dict().items()}
+    fast = copy_for_detection(source)
+    assert not any(module.training for module in fast.modules())
+    assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
+    with torch.no_grad():
+        expected = plain.forward_detect(batch.images, batch.image_sizes)
+        found = fast.forward_detect(batch.images, batch.image_sizes)
+    assert expected.valid.any()
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)  # boxes and scores are float32
+
+
+def test_only_a_norm_that_alone_reads_a_convolution_is_folded():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.twice, self.norm_of_twice = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            y = y + self.norm(y)
+            return self.norm_of_twice(self.twice(self.twice(y)))
+
+    network = Shared().eval()
+    assert find_pairs(network) == []
+    x = torch.randn(1, 3, 4, 4)
+    expected = network(x)
+    fold_all(network)
+    assert torch.equal(network(x), expected)
+
+
+def test_a_network_that_cannot_be_traced_is_left_as_it_is():
+    class Branching(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else x
+
+    network = Branching(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval().requires_grad_(False)
+    fold_frozen(network)
+    assert type(network[0]) is nn.Conv2d and type(network[1]) is nn.BatchNorm2d
