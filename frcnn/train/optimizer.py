@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase as BatchOrInstanceNorm
 
+FUSED_DEVICES = ("cpu", "cuda")
 NORM_LAYERS = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -49,11 +50,15 @@ def parameter_groups(
 def build_optimizer(
     groups: list[dict[str, Any]], *, kind: Literal["sgd", "adamw"], lr: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW with PyTorch's betas, over the groups of `parameter_groups`."""
+    """SGD with momentum, or AdamW with PyTorch's betas, over the groups of `parameter_groups`.
+
+    A step is one pass over parameters, gradients and state (`fused`) where that exists for their device.
+    """
+    is_fused = all(p.device.type in FUSED_DEVICES for group in groups for p in group["params"])
     if kind == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=is_fused)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=lr)
+        optimizer = torch.optim.AdamW(groups, lr=lr, fused=is_fused)
     set_lr(optimizer, lr)
     return optimizer
 
