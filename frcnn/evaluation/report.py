@@ -9,7 +9,11 @@ from frcnn.records import ImageDetections, ImageRecord
 
 
 def evaluate(
-    records: Sequence[ImageRecord], detections: Sequence[ImageDetections], *, class_names: Sequence[str]
+    records: Sequence[ImageRecord],
+    detections: Sequence[ImageDetections],
+    *,
+    class_names: Sequence[str],
+    backend: str = "auto",
 ) -> dict[str, Any]:
     """COCO's and VOC's numbers, of all classes together and of each.
 
@@ -17,6 +21,7 @@ def evaluate(
         records: the annotation of n images.
         detections: of the same images in the same order.
         class_names: K names; label k is class_names[k - 1].
+        backend: who computes COCO's numbers, see `evaluate_coco`.
 
     Returns:
         plain data that JSON takes as it is, without NaN:
@@ -28,7 +33,7 @@ def evaluate(
 
         A number is None where there is no object to measure it by; `objects` leaves out crowds and difficult objects.
     """
-    coco = evaluate_coco(records, detections, class_names=class_names)
+    coco = evaluate_coco(records, detections, class_names=class_names, backend=backend)
     voc = evaluate_voc(records, detections, class_names=class_names)
     per_class = {}
     for name in class_names:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from frcnn.errors import DataError
-from frcnn.evaluation.coco import to_xywh
+from frcnn.evaluation.table import to_xywh
 from frcnn.files import replacing
 from frcnn.limits import COORDINATE
 from frcnn.reading import read_json, shown
@@ -36,7 +36,7 @@ def write_results(
     _position_by_id(records)
     results = []
     for record, found in zip(records, detections, strict=True):
-        columns = zip(to_xywh(found.boxes), found.scores.tolist(), found.labels.tolist(), strict=True)
+        columns = zip(to_xywh(found.boxes).tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
         results += [
             {"image_id": record.image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
             for box, score, label in columns

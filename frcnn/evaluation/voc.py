@@ -5,19 +5,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from frcnn.evaluation.table import DetectionTable, ObjectTable, join_detections, join_objects, pair_up, runs
 from frcnn.records import ImageDetections, ImageRecord
 
 RECALL_POINTS = (0.0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """The points of the 11-point rule as MATLAB's 0:0.1:1 has them, see `evaluate_voc`."""
 
 
-class _Objects(NamedTuple):
-    """The objects of one class in all images, those of an image side by side."""
+class _Judged(NamedTuple):
+    """Detections by class, those of a class best first."""
 
-    boxes: np.ndarray  # (m, 4)
-    counts: np.ndarray  # (m,) bool, False where ignored
-    start: np.ndarray  # (images,) first object of each image
-    number: np.ndarray  # (images,) objects of each image
+    labels: np.ndarray  # (n,)
+    right: np.ndarray  # (n,) bool
+    wrong: np.ndarray  # (n,) bool
 
 
 def evaluate_voc(
@@ -29,13 +29,12 @@ def evaluate_voc(
 ) -> dict[str, Any]:
     """Average precision of each class, by the area rule and the 11-point rule, and their means.
 
-    For each class:
-
-    1. Sort its detections of all images by falling score; equal scores keep their order.
-    2. Assign each to the object of its image that it overlaps most, the first of equals, though that be taken.
+    1. Sort the detections of each class by falling score; equal scores keep their order.
+    2. Assign each to the object of its class and image that it overlaps most, the first of equals, though that be
+       taken.
     3. An overlap of at least `iou_threshold` with an object not yet found is right. With one already found by a
        better detection it is wrong, and so is a smaller overlap. With an ignored object it counts neither way.
-    4. Precision and recall after each detection; average precision from both.
+    4. For each class, precision and recall after each detection; average precision from both.
 
     Args:
         records: the annotation of n images; difficult and crowd objects are ignored.
@@ -62,15 +61,17 @@ def evaluate_voc(
     """
     if len(records) != len(detections):
         raise ValueError(f"{len(records)} records but detections of {len(detections)} images")
+    objects = join_objects(records)
+    judged = _judge(objects, join_detections(detections), num_images=len(records), iou_threshold=iou_threshold)
+    counted = np.bincount(objects.labels[~objects.is_region], minlength=len(class_names) + 1)
     per_class: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(class_names, start=1):
-        objects = _select_objects(records, label)
-        num_objects = int(objects.counts.sum())
+        num_objects = int(counted[label])
         area, eleven = None, None
         if num_objects:
-            right, wrong = _judge(objects, *_select_detections(detections, label), iou_threshold)
-            found = np.cumsum(right)
-            precision = found / np.maximum(found + np.cumsum(wrong), 1)
+            own = slice(*np.searchsorted(judged.labels, [label, label + 1]))
+            found = np.cumsum(judged.right[own])
+            precision = found / np.maximum(found + np.cumsum(judged.wrong[own]), 1)
             area = area_under(precision, found / num_objects)
             eleven = eleven_points(precision, found / num_objects)
         per_class[name] = {"AP": area, "AP_11point": eleven, "objects": num_objects}
@@ -98,39 +99,39 @@ def eleven_points(precision: np.ndarray, recall: np.ndarray) -> float:
     return float(np.mean([precision[recall >= point].max(initial=0.0) for point in RECALL_POINTS]))
 
 
-def _judge(
-    objects: _Objects, boxes: np.ndarray, scores: np.ndarray, image: np.ndarray, iou_threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Steps 1 to 3: which detections (n,), best first, are right, and which are wrong."""
-    order = np.argsort(-scores, kind="stable")
-    boxes, image = boxes[order], image[order]
-    match, overlap = _best_objects(objects, boxes, image)
-    is_matched = (match >= 0) & (overlap >= iou_threshold)
-    is_judged = ~is_matched | objects.counts[match]
-    is_first = np.zeros(len(boxes), dtype=bool)
-    candidates = np.flatnonzero(is_matched)
+def _judge(objects: ObjectTable, detections: DetectionTable, *, num_images: int, iou_threshold: float) -> _Judged:
+    """Steps 1 to 3 for all classes at once: which detections are right, and which are wrong."""
+    order = np.lexsort([-detections.scores, detections.labels])
+    detections = DetectionTable(*(column[order] for column in detections))
+    order = np.argsort(objects.labels * num_images + objects.image, kind="stable")
+    objects = ObjectTable(*(column[order] for column in objects))
+
+    match, overlap = _best_objects(objects, detections, num_images)
+    candidates = np.flatnonzero((match >= 0) & (overlap >= iou_threshold))
+    is_judged = np.ones(len(match), dtype=bool)
+    is_judged[candidates] = ~objects.is_region[match[candidates]]
+    is_first = np.zeros(len(match), dtype=bool)
     _, first = np.unique(match[candidates], return_index=True)
     is_first[candidates[first]] = True
-    return is_first & is_judged, ~is_first & is_judged
+    return _Judged(detections.labels, is_first & is_judged, ~is_first & is_judged)
 
 
-def _best_objects(objects: _Objects, boxes: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The object that each detection overlaps most, -1 where its image has none, and their IoU, both (n,).
+def _best_objects(objects: ObjectTable, detections: DetectionTable, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """The object that each detection overlaps most, -1 where its image has none of its class, and their IoU, both (n,).
 
-    Detections and the objects of their images are laid out as one list of pairs, so no loop over images is needed.
+    Args:
+        objects: by class, then by image.
     """
-    number = objects.number[image]  # (n,) pairs of each detection
-    detection = np.repeat(np.arange(len(boxes)), number)  # (pairs,)
-    first_pair = np.cumsum(number) - number
-    candidate = np.arange(number.sum()) - np.repeat(first_pair - objects.start[image], number)
-    overlap = _iou(boxes[detection], objects.boxes[candidate])
-    ranked = np.lexsort([candidate, -overlap, detection])  # by detection, then overlap, then place in the annotation
-    has_pair = number > 0
-    best = ranked[first_pair[has_pair]]
-    match = np.full(len(boxes), -1)
-    match[has_pair] = candidate[best]
-    best_overlap = np.zeros(len(boxes))
-    best_overlap[has_pair] = overlap[best]
+    keys, object_keys = (table.labels * num_images + table.image for table in (detections, objects))
+    detection, candidate = pair_up(keys, object_keys)
+    overlap = _iou(detections.boxes[detection], objects.boxes[candidate])
+    starts = runs(detection)
+    finder = detection[starts]  # those that have a pair
+    match, best_overlap = np.full(len(keys), -1), np.zeros(len(keys))
+    if len(starts):
+        best_overlap[finder] = np.maximum.reduceat(overlap, starts)
+        place = np.where(overlap == best_overlap[detection], np.arange(len(detection)), len(detection))
+        match[finder] = candidate[np.minimum.reduceat(place, starts)]  # the first of equals
     return match, best_overlap
 
 
@@ -140,27 +141,6 @@ def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     shared = sides.clip(min=0).prod(axis=1)
     union = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
-def _select_objects(records: Sequence[ImageRecord], label: int) -> _Objects:
-    chosen = [record.labels == label for record in records]
-    number = np.array([mask.sum() for mask in chosen], dtype=np.int64)
-    ignored = [(record.is_difficult | record.is_crowd)[mask] for record, mask in zip(records, chosen, strict=True)]
-    boxes = [record.boxes[mask] for record, mask in zip(records, chosen, strict=True)]
-    return _Objects(_join(boxes, (0, 4)), ~_join(ignored, 0).astype(bool), np.cumsum(number) - number, number)
-
-
-def _select_detections(detections: Sequence[ImageDetections], label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (n, 4), scores (n,) and image positions (n,) of one class."""
-    chosen = [found.labels == label for found in detections]
-    boxes = [found.boxes[mask] for found, mask in zip(detections, chosen, strict=True)]
-    scores = [found.scores[mask] for found, mask in zip(detections, chosen, strict=True)]
-    image = np.repeat(np.arange(len(detections)), [int(mask.sum()) for mask in chosen])
-    return _join(boxes, (0, 4)), _join(scores, 0), image
-
-
-def _join(parts: list[np.ndarray], empty: int | tuple[int, int]) -> np.ndarray:
-    return np.concatenate([np.zeros(empty), *parts]).astype(np.float64)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -11,6 +11,8 @@ from pycocotools.cocoeval import COCOeval
 
 from frcnn.data import ErrorPolicy
 from frcnn.data.coco import CocoDataset
+from frcnn.errors import ConfigError
+from frcnn.evaluation import coco_packages
 from frcnn.evaluation.coco import METRICS, evaluate_coco
 from frcnn.evaluation.results import read_results, write_results
 from frcnn.records import ImageDetections, ImageRecord
@@ -186,6 +188,83 @@ def test_equals_pycocotools_on_real_annotations(split, shared_path, tmp_path):
         assert report["per_class"][str(category_id)]["AP50"] == expected_value
 
 
+def hard_case(seed):
+    """Boxes on a grid of 8 pixels in few sizes about the limits of area, scores in fifths: ties of every kind.
+
+    Ids with gaps and out of order, images without objects or detections, two classes of five without objects, regions
+    over objects, and an image with 150 detections of one class.
+    """
+    rng = np.random.default_rng(seed)
+    records, detections = [], []
+    for position, image_id in enumerate(rng.choice(1000, 6, replace=False).tolist()):
+        number = int(rng.integers(0, 8)) if position else 5
+        corner = rng.integers(0, 12, (number, 2)) * 8
+        boxes = np.concatenate([corner, corner + rng.choice([24, 32, 40, 96, 104], (number, 2))], axis=1)
+        boxes[number // 2 :] = boxes[: number - number // 2] if rng.random() < 0.5 else boxes[number // 2 :]
+        labels = rng.integers(1, 4, number) if position else np.ones(number, int)
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) * rng.choice([0.25, 1], number)
+        ignored = {kind: np.flatnonzero(rng.random(number) < 0.15) for kind in ("crowd", "difficult")}
+        records.append(make_record(boxes, labels, image_id=image_id, areas=areas, **ignored))
+        count = 150 if not position else int(rng.integers(0, 30))
+        if not number:
+            boxes, labels = np.array([[0, 0, 32, 32]]), np.array([1])
+        chosen = rng.integers(0, len(boxes), count)
+        found = boxes[chosen] + rng.choice([-8, 0, 0, 8], (count, 4))
+        found[:, 2:] = np.maximum(found[:, 2:], found[:, :2])  # some without an area
+        classes = np.where(rng.random(count) < 0.8, labels[chosen], rng.integers(1, 6, count))
+        scores = np.sort(rng.integers(1, 6, count) / 5)[::-1]
+        detections.append(make_detections(found, scores, classes if position else np.ones(count)))
+    return records, detections
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_the_matching_on_arrays_is_pycocotools_to_the_bit(block):
+    """Each of the 12 and of the numbers of each class."""
+    names = ["a", "b", "c", "d", "e"]
+    for seed in range(12 * block, 12 * block + 12):
+        records, detections = hard_case(seed)
+        report = evaluate_coco(records, detections, class_names=names)
+        assert report == evaluate_coco(records, detections, class_names=names, backend="pycocotools")
+        assert report["per_class"]["e"] == {"AP": None, "AP50": None}
+
+
+def test_the_hard_cases_are_hard():
+    """Equal overlaps, more detections than count, regions and objects beyond a range do change numbers."""
+    records, detections = hard_case(0)
+    report = evaluate_coco(records, detections, class_names=["a", "b", "c"])
+    assert all(0 < report[name] < 1 for name in METRICS)
+    backwards = [type(found)(*(column[::-1] for column in found)) for found in detections]
+    assert evaluate_coco(records, backwards, class_names=["a", "b", "c"])["AP"] != report["AP"]  # ties by their order
+    cut = [type(found)(*(column[:100] for column in found)) for found in detections]
+    assert evaluate_coco(records, cut, class_names=["a", "b", "c"]) == report
+    fewer = [type(found)(*(column[:20] for column in found)) for found in detections]
+    assert evaluate_coco(records, fewer, class_names=["a", "b", "c"]) != report
+    plain = [
+        record._replace(is_crowd=record.is_crowd & False, is_difficult=record.is_crowd & False) for record in records
+    ]
+    assert evaluate_coco(plain, detections, class_names=["a", "b", "c"]) != report
+
+
+def test_faster_coco_eval_agrees():
+    """To 1e-12; it leaves out the 2.2e-16 that pycocotools adds to the number of detections."""
+    pytest.importorskip("faster_coco_eval")
+    for seed in range(10):
+        for (records, detections), names in ((hard_case(seed), list("abcde")), (random_case(seed), list("abc"))):
+            report = evaluate_coco(records, detections, class_names=names)
+            other = evaluate_coco(records, detections, class_names=names, backend="faster")
+            assert numbers(other) == pytest.approx(numbers(report), rel=0, abs=1e-12)
+            for name, row in other["per_class"].items():
+                for key, value in report["per_class"][name].items():
+                    assert row[key] == (value if value is None else pytest.approx(value, rel=0, abs=1e-12))
+
+
+def test_a_backend_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(coco_packages, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"eval\.backend: faster needs faster-coco-eval: .*frcnn\[fast\]"):
+        evaluate_coco([], [], class_names=["a"], backend="faster")
+    assert evaluate_coco([], [], class_names=["a"])["AP"] is None
+
+
 def test_perfect_detections_by_hand():
     """A small (20 x 20) and a large (100 x 100) object, each found by its own box: every number there is, is 1.
 
@@ -226,8 +305,9 @@ def test_no_detections_are_zero_and_no_objects_are_none(capsys):
 
     found = make_detections([[0, 0, 9, 9]], [0.9], [1])
     for records, detections in ([make_record([], [])], [found]), ([make_record([], [])], [nothing]), ([], []):
-        report = evaluate_coco(records, detections, class_names=["a"])
-        assert all(report[name] is None for name in METRICS)
+        for backend in ("auto", "pycocotools"):
+            report = evaluate_coco(records, detections, class_names=["a"], backend=backend)
+            assert all(report[name] is None for name in METRICS)
     assert capsys.readouterr().out == ""
 
 

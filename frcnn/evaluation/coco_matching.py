@@ -1,0 +1,181 @@
+"""COCO's matching and its tables of precision and recall, for all images, classes, areas and thresholds at once.
+
+Letters: I images, G objects, D detections that count, K classes, A = 4 ranges of area, T = 10 thresholds of IoU,
+R = 101 points of recall.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from frcnn.evaluation.table import DetectionTable, ObjectTable, pair_up, runs, to_xywh
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_POINTS = np.linspace(0.0, 1.0, 101)
+AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
+"""All, small, medium, large; square pixels, both ends within."""
+LIMITS = (1, 10, 100)
+"""How many detections of a class count in an image."""
+
+
+class CocoTables(NamedTuple):
+    """What COCO's numbers are means of; -1 where a class has no object of that area."""
+
+    precision: np.ndarray
+    """(T, R, K, A) the highest precision at that recall or a larger one, at the last of LIMITS."""
+    recall: np.ndarray
+    """(T, K, A, limits) of all detections together."""
+
+
+class _Ranked(NamedTuple):
+    """The detections that count, by class and falling score; equal scores by image."""
+
+    key: np.ndarray  # (D,) class and image as one number
+    labels: np.ndarray  # (D,)
+    boxes: np.ndarray  # (D, 4) x, y, width, height
+    rank: np.ndarray  # (D,) 0 for the best of its class and image
+
+
+class _Objects(NamedTuple):
+    """The objects by class and image."""
+
+    key: np.ndarray  # (G,)
+    labels: np.ndarray  # (G,)
+    boxes: np.ndarray  # (G, 4) x, y, width, height
+    is_region: np.ndarray  # (G,)
+    is_ignored: np.ndarray  # (G, A) regions, and what is out of the range of area
+
+
+def evaluate_tables(
+    objects: ObjectTable, detections: DetectionTable, *, image_rank: np.ndarray, num_classes: int
+) -> CocoTables:
+    """Match detections with objects and accumulate: the numbers of pycocotools to the bit, without its loops.
+
+    1. Of each class and image take the 100 best detections; equal scores keep their order.
+    2. Pair them with the objects of their class and image where the IoU reaches the lowest threshold.
+    3. From the best to the worst, each takes the object of the highest IoU that is still free, the last of equals; an
+       ignored one only where there is no other. Ignored are regions, which are always free, and objects out of range.
+    4. A detection is right if it took an object, wrong if it took none and its own area is within the range. It
+       counts neither way if it took an ignored one, or none and its area is out of range.
+    5. Precision and recall after each detection of a class, from the highest score to the lowest.
+
+    What is taken in one class and image changes nothing elsewhere, so step 3 lets the best detections of all classes
+    and images choose at once, then all the second best: 100 rounds, of which the later ones hold few pairs.
+
+    Args:
+        image_rank: (I,) order of the images where scores are equal.
+    """
+    ranked = _rank_detections(detections, image_rank)
+    sorted_objects = _sort_objects(objects, image_rank)
+    right, wrong = _judge(sorted_objects, ranked)
+
+    precision = np.full((len(THRESHOLDS), len(RECALL_POINTS), num_classes, len(AREA_RANGES)), -1.0)
+    recall = np.full((len(THRESHOLDS), num_classes, len(AREA_RANGES), len(LIMITS)), -1.0)
+    for k in range(num_classes):
+        own = slice(*np.searchsorted(ranked.labels, [k + 1, k + 2]))
+        own_objects = slice(*np.searchsorted(sorted_objects.labels, [k + 1, k + 2]))
+        number = (~sorted_objects.is_ignored[own_objects]).sum(axis=0)  # (A,)
+        for area in np.flatnonzero(number):
+            precision[:, :, k, area] = _precision_at_points(right[area, :, own], wrong[area, :, own], number[area])
+            for position, limit in enumerate(LIMITS):
+                found = (right[area, :, own] & (ranked.rank[own] < limit)).sum(axis=1)  # (T,)
+                recall[:, k, area, position] = found / number[area]
+    return CocoTables(precision, recall)
+
+
+def _rank_detections(detections: DetectionTable, image_rank: np.ndarray) -> _Ranked:
+    """Step 1."""
+    key = detections.labels * len(image_rank) + image_rank[detections.image]
+    order = np.lexsort([-detections.scores, key])
+    starts = runs(key[order])
+    rank = np.arange(len(key)) - np.repeat(starts, np.diff(starts, append=len(key)))
+    order, rank = order[rank < LIMITS[-1]], rank[rank < LIMITS[-1]]
+    by_score = np.lexsort([-detections.scores[order], detections.labels[order]])
+    order, rank = order[by_score], rank[by_score]
+    return _Ranked(key[order], detections.labels[order], to_xywh(detections.boxes[order]), rank)
+
+
+def _sort_objects(objects: ObjectTable, image_rank: np.ndarray) -> _Objects:
+    key = objects.labels * len(image_rank) + image_rank[objects.image]
+    order = np.argsort(key, kind="stable")
+    is_region = objects.is_region[order]
+    is_ignored = is_region[:, None] | ~_is_within(objects.areas[order])
+    return _Objects(key[order], objects.labels[order], to_xywh(objects.boxes[order]), is_region, is_ignored)
+
+
+def _is_within(areas: np.ndarray) -> np.ndarray:
+    """Which of the ranges (n,) areas lie in: (n, A)."""
+    return (areas[:, None] >= AREA_RANGES[:, 0]) & (areas[:, None] <= AREA_RANGES[:, 1])
+
+
+def _judge(objects: _Objects, ranked: _Ranked) -> tuple[np.ndarray, np.ndarray]:
+    """Steps 2 to 4: which detections are right and which are wrong, both (A, T, D)."""
+    is_within = _is_within(ranked.boxes[:, 2] * ranked.boxes[:, 3])  # (D, A)
+    right = np.zeros((len(AREA_RANGES), len(THRESHOLDS), len(ranked.key)), dtype=bool)
+    wrong = np.repeat(is_within.T[:, None], len(THRESHOLDS), axis=1)
+    is_taken = np.zeros((len(objects.key), len(AREA_RANGES), len(THRESHOLDS)), dtype=bool)
+
+    detection, candidate = pair_up(ranked.key, objects.key)
+    overlap = _iou(ranked.boxes[detection], objects.boxes[candidate], objects.is_region[candidate])
+    close = np.flatnonzero(overlap >= THRESHOLDS[0])
+    close = close[np.argsort(ranked.rank[detection[close]], kind="stable")]
+    rounds = np.searchsorted(ranked.rank[detection[close]], np.arange(LIMITS[-1] + 1))
+    for start, end in zip(rounds[:-1], rounds[1:], strict=True):
+        if start == end:
+            continue
+        pairs = close[start:end]
+        chosen, area, threshold = _choose(objects, is_taken, detection[pairs], candidate[pairs], overlap[pairs])
+        finder, found = detection[pairs[chosen]], candidate[pairs[chosen]]
+        is_taken[found, area, threshold] = True
+        right[area, threshold, finder] = ~objects.is_ignored[found, area]
+        wrong[area, threshold, finder] = False
+    return right, wrong
+
+
+def _choose(
+    objects: _Objects, is_taken: np.ndarray, detection: np.ndarray, candidate: np.ndarray, overlap: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step 3 for detections of which no two are of one class and image.
+
+    Args:
+        detection, candidate, overlap: (p,) pairs of a detection and an object, those of a detection side by side.
+
+    Returns:
+        Which pair was chosen, and for which area and threshold: three arrays of one length.
+    """
+    is_free = ~is_taken[candidate] | objects.is_region[candidate][:, None, None]
+    reaches = (overlap[:, None] >= THRESHOLDS)[:, None]
+    quality = np.where(is_free & reaches, overlap[:, None, None], -1.0)  # (p, A, T)
+    counted = np.where(objects.is_ignored[candidate][:, :, None], -1.0, quality)
+    starts = runs(detection)
+    segment = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(detection)))
+    has_counted = np.maximum.reduceat(counted, starts) >= 0
+    quality = np.where(has_counted[segment], counted, quality)
+    is_best = (quality == np.maximum.reduceat(quality, starts)[segment]) & (quality >= 0)
+    place = np.where(is_best, np.arange(len(detection))[:, None, None], -1)
+    last_best = np.maximum.reduceat(place, starts)  # (detections, A, T)
+    chosen, area, threshold = np.nonzero(last_best >= 0)
+    return last_best[chosen, area, threshold], area, threshold
+
+
+def _iou(boxes: np.ndarray, others: np.ndarray, is_region: np.ndarray) -> np.ndarray:
+    """IoU of (p, 4) and (p, 4) boxes x, y, width, height, pair by pair, with the roundings of COCO's mask API.
+
+    With a region: the share of the detection that lies in it.
+    """
+    near = np.maximum(boxes[:, :2], others[:, :2])
+    sides = np.minimum(boxes[:, 2:] + boxes[:, :2], others[:, 2:] + others[:, :2]) - near
+    shared = sides[:, 0] * sides[:, 1]
+    area, other_area = boxes[:, 2] * boxes[:, 3], others[:, 2] * others[:, 3]
+    union = np.where(is_region, area, area + other_area - shared)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=(sides > 0).all(axis=1))
+
+
+def _precision_at_points(right: np.ndarray, wrong: np.ndarray, number: int) -> np.ndarray:
+    """Step 5: (T, n) right and wrong detections of one class with `number` objects -> (T, R)."""
+    found = np.cumsum(right, axis=1, dtype=np.float64)
+    precision = found / (np.cumsum(wrong, axis=1, dtype=np.float64) + found + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)  # 0 at a recall that is not reached
+    reached = [np.searchsorted(row, RECALL_POINTS, side="left") for row in found / number]
+    return np.take_along_axis(envelope, np.stack(reached), axis=1)
