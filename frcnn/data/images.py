@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from frcnn.data.jpeg import decode_sequential
 from frcnn.errors import DataError
 from frcnn.limits import IMAGE_PIXELS
 from frcnn.reading import size_of
@@ -59,10 +60,18 @@ def decode_image(path: Path | str) -> DecodedImage:
         with Image.open(path, formats=_readable_formats()) as image:
             IMAGE_PIXELS.check(image.width * image.height, path, error=DataError)
             mode, raw_mode, stored_size = image.mode, _raw_mode(image), (image.height, image.width)
-            image.load()
+            pixels = None
+            if image.format == "JPEG" and mode in ("RGB", "L"):
+                pixels = decode_sequential(path, height=image.height, width=image.width)
+            if pixels is None:
+                image.load()
             orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            ImageOps.exif_transpose(image, in_place=True)
-            return DecodedImage(_to_tensor(image), mode, raw_mode, stored_size, orientation)
+            if pixels is None:
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels = _to_tensor(image)
+            else:
+                pixels = turn_upright(pixels, orientation)
+            return DecodedImage(pixels, mode, raw_mode, stored_size, orientation)
     except FileNotFoundError:
         raise DataError(f"{path}: image file not found") from None
     except UnidentifiedImageError:
@@ -75,6 +84,14 @@ def decode_image(path: Path | str) -> DecodedImage:
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise DataError(f"{path}: cannot read image: {error}") from error
+
+
+def turn_upright(pixels: Tensor, orientation: int) -> Tensor:
+    """(3, H, W) pixels as stored -> as seen by EXIF's orientation 1 to 8; as they are for other numbers."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 2)
+    flipped = [axis for axis, orientations in ((1, (3, 4, 7, 8)), (2, (2, 3, 6, 7))) if orientation in orientations]
+    return pixels.flip(flipped) if flipped else pixels
 
 
 def from_pil(image: Image.Image) -> Tensor:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from frcnn.data.images import read_image
+from frcnn.data import images, jpeg
+from frcnn.data.images import decode_image, read_image
 from frcnn.errors import DataError
 
 
@@ -145,3 +146,134 @@ def test_missing_empty_foreign_and_folder_are_told_apart(tmp_path):
         read_image(tmp_path / "text.jpg")
     with pytest.raises(DataError, match="cannot read image"):
         read_image(tmp_path)
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """`both(path)`: the file as decoded with torchvision's help, which is to equal Pillow alone, and if it did help."""
+
+    def read(path):
+        helped = []
+
+        def spy(path, **size):
+            helped.append(jpeg.decode_sequential(path, **size))
+            return helped[-1]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "decode_sequential", spy)
+            decoded = decode_image(path)
+            patched.setattr(images, "decode_sequential", lambda path, **_: None)
+            alone = decode_image(path)
+        assert torch.equal(decoded.pixels, alone.pixels) and decoded[1:] == alone[1:]
+        return bool(helped) and helped[0] is not None
+
+    return read
+
+
+def textured(height, width):
+    """Edges and noise, in which each rounding of a decoder would show."""
+    rng = np.random.default_rng(height * width)
+    stripes = np.mgrid[:height, :width].sum(axis=0)[..., None] // 3 % 2 * [200, 120, 60]
+    return (stripes + rng.integers(0, 56, (height, width, 3))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (17, 33), (64, 47)])
+def test_jpeg_has_the_pixels_of_pillow(tmp_path, both, mode, size):
+    image = Image.fromarray(textured(*size)).convert(mode)
+    path = tmp_path / "a.jpg"
+    for subsampling in ("4:4:4", "4:2:2", "4:2:0") if mode == "RGB" else (None,):
+        for quality in (5, 75, 98):
+            for restart in (0, 1):
+                image.save(path, quality=quality, subsampling=subsampling or -1, restart_marker_rows=restart)
+                assert both(path)
+
+
+def test_photographs_have_the_pixels_of_pillow(shared_path, both):
+    paths = sorted(shared_path("datasets/coco200/val2017").glob("*.jpg"))[:10]
+    assert all([both(path) for path in paths])
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_jpeg_is_turned_as_pillow_turns_it(tmp_path, both, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(textured(9, 14)).save(tmp_path / "a.jpg", exif=exif)
+    assert both(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        ("progressive.jpg", "RGB", {"progressive": True}),
+        ("cmyk.jpg", "CMYK", {}),
+        ("several.mpo", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (14, 9))]}),
+        ("a.png", "RGB", {}),
+    ],
+)
+def test_other_kinds_are_left_to_pillow(tmp_path, both, name, mode, options):
+    Image.fromarray(textured(9, 14)).convert(mode).save(tmp_path / name, **options)
+    assert not both(tmp_path / name)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError])
+def test_jpeg_without_torchvisions_decoder(tmp_path, both, monkeypatch, error):
+    """Built without libjpeg, or of a version that has no decoders any more."""
+
+    def fail(*_):
+        raise error
+
+    Image.fromarray(textured(9, 14)).save(tmp_path / "a.jpg")
+    assert both(tmp_path / "a.jpg")
+    monkeypatch.setattr(torch.ops.image, "decode_jpeg", fail)
+    assert not both(tmp_path / "a.jpg")
+
+
+def frame(height, width, *, kind=0xC0, bits=8, colours=3):
+    content = (
+        bytes([bits]) + height.to_bytes(2, "big") + width.to_bytes(2, "big") + bytes([colours]) + bytes(3 * colours)
+    )
+    return bytes([0xFF, kind]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+COMMENT = b"\xff\xfe\x00\x05abc"
+
+
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        (COMMENT + frame(3, 4) + COMMENT + SCAN, (3, 4)),
+        (frame(3, 4, kind=0xC1, colours=1) + SCAN, (3, 4)),
+        (frame(3, 4, kind=0xC2) + SCAN, None),  # progressive
+        (frame(3, 4, kind=0xC9) + SCAN, None),  # arithmetic coding
+        (frame(3, 4, bits=12) + SCAN, None),
+        (frame(3, 4, colours=4) + SCAN, None),
+        (frame(3, 4) + frame(60000, 60000) + SCAN, None),  # which of them a decoder takes is its own affair
+        (COMMENT + b"\0" + frame(3, 4) + SCAN, None),  # between segments
+        (COMMENT + b"\xff" + frame(3, 4) + SCAN, None),
+        (b"\xff\xd8" + frame(3, 4) + SCAN, None),
+        (b"\xff\xe0\x00\x01" + frame(3, 4) + SCAN, None),  # no length
+        (frame(3, 4), None),
+        (frame(3, 4)[:6], None),
+        (SCAN, None),
+        (b"", None),
+    ],
+)
+def test_only_a_header_that_is_read_in_one_way_is_decoded(header, size):
+    assert jpeg.frame_size(memoryview(b"\xff\xd8" + header)) == size
+
+
+def test_a_header_starts_with_the_mark_of_jpeg():
+    assert jpeg.frame_size(memoryview(frame(3, 4) + SCAN)) is None
+
+
+def test_a_size_that_pillow_did_not_see_is_not_decoded(tmp_path, monkeypatch):
+    """What is allowed is checked on Pillow's size; a file of more bytes than its pixels explain is not read whole."""
+    Image.fromarray(textured(9, 14)).save(tmp_path / "a.jpg")
+    assert jpeg.decode_sequential(tmp_path / "a.jpg", height=9, width=14) is not None
+    monkeypatch.setattr(torch.ops.image, "decode_jpeg", lambda *_: pytest.fail("decoded"))
+    assert jpeg.decode_sequential(tmp_path / "a.jpg", height=9, width=15) is None
+    with (tmp_path / "a.jpg").open("ab") as file:
+        file.write(bytes(2**20 + 9 * 14 * 4))
+    assert jpeg.decode_sequential(tmp_path / "a.jpg", height=9, width=14) is None

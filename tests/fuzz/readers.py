@@ -127,7 +127,13 @@ def _image_readers(folder: Path) -> dict[str, Reader]:
     palette = rgb.quantize(16)
     grey16 = Image.fromarray(np.arange(204, dtype=np.uint16).reshape(12, 17) * 300)
     variants: dict[str, list[tuple[Image.Image, dict]]] = {
-        "JPEG": [(rgb, {"exif": exif}), (rgb.convert("CMYK"), {}), (rgb, {"progressive": True})],
+        "JPEG": [
+            (rgb, {"exif": exif}),
+            (rgb, {"restart_marker_rows": 1, "subsampling": 0}),
+            (rgb.convert("L"), {}),
+            (rgb.convert("CMYK"), {}),
+            (rgb, {"progressive": True}),
+        ],
         "PNG": [(rgb, {"exif": exif}), (grey16, {}), (palette, {"transparency": 3}), (rgb.convert("1"), {})],
         "TIFF": [(rgb, {}), (grey16, {}), (rgb, {"compression": "tiff_lzw"}), (rgb, {"compression": "jpeg"})],
         "GIF": [(palette, {}), (palette, {"save_all": True, "append_images": [palette.rotate(90)]})],
