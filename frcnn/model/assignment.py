@@ -202,7 +202,7 @@ def sample_rois(
 
     matched = match.index.gather(1, index)
     is_foreground = valid & is_positive.gather(1, index)
-    filler = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    filler = box_ops.constant(box_ops.UNIT_BOX, like=boxes)
     return RoiSamples(
         boxes=torch.where(valid[..., None], box_ops.gather_boxes(boxes, index), filler),
         labels=torch.where(is_foreground, ground_truth.labels.gather(1, matched), 0),

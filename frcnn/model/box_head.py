@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from frcnn.model.init import initialise
 from frcnn.model.norm import norm_layer
+from frcnn.ops.boxes import move_far_corners
 from frcnn.ops.roi_pooling import assign_levels, roi_align, roi_pool
 
 
@@ -54,7 +55,7 @@ class RoiPooling(nn.Module):
         """(B, R, 4) boxes on the canvas -> (B*R, C, S, S)."""
         batch, count = boxes.shape[:2]
         if self.plus_one:
-            boxes = boxes - boxes.new_tensor([0, 0, 1, 1])
+            boxes = move_far_corners(boxes, -boxes.new_ones(batch))
         image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(batch, count, 1)
         rois = torch.cat([image, boxes], dim=2).flatten(0, 1)  # (B, R, 5) -> (B*R, 5)
         level = assign_levels(

@@ -74,7 +74,7 @@ def detect(
         boxes = box_ops.clip(boxes, image_sizes)
     scores = torch.where(box_ops.is_larger_than(boxes, min_box_size), scores, -torch.inf)
     kept, valid = nms(boxes, scores, groups=label, iou_threshold=nms_threshold, k=max_detections)
-    filler = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    filler = box_ops.constant(box_ops.UNIT_BOX, like=boxes)
     return Detections(
         boxes=torch.where(valid[..., None], box_ops.gather_boxes(boxes, kept), filler),
         scores=torch.where(valid, scores.gather(1, kept), 0),

@@ -22,8 +22,6 @@ from torch.nn import functional as F
 from frcnn.ops import boxes as box_ops
 from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
 
-UNIT_BOX = (0.0, 0.0, 1.0, 1.0)
-
 
 def own_count(count: Tensor) -> Tensor:
     """`mean_count` of a process that trains alone: the count itself."""
@@ -116,7 +114,7 @@ def _targets(
     boxes: Tensor, references: Tensor, keep: Tensor, *, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
 ) -> Tensor:
     """Deltas from `references` to `boxes` (..., 4) where `keep` (...), 0 elsewhere."""
-    unit = boxes.new_tensor(UNIT_BOX)
+    unit = box_ops.constant(box_ops.UNIT_BOX, like=boxes)
     boxes = torch.where(keep[..., None], boxes, unit)
     references = torch.where(keep[..., None], references, unit)
     return box_ops.encode(boxes, references, weights=weights)

@@ -207,7 +207,7 @@ def propose(
         k=post_nms_top_n,
         k_per_group=post_nms_top_n_per_level,
     )
-    filler = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    filler = box_ops.constant(box_ops.UNIT_BOX, like=boxes)
     return Proposals(
         boxes=torch.where(valid[..., None], box_ops.gather_boxes(boxes, kept), filler),
         scores=torch.where(valid, scores.gather(1, kept), -torch.inf),

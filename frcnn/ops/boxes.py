@@ -5,6 +5,7 @@ whatever autocast says.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +13,21 @@ from torch import Tensor
 MAX_GROWTH = 1000 / 16
 """A decoded side is at most this many times that of its reference (the clamp of Detectron2 and torchvision)."""
 
+UNIT_BOX = (0.0, 0.0, 1.0, 1.0)
+"""What empty slots hold."""
+
 
 def widen(tensor: Tensor) -> Tensor:
     """The tensor in float32, or as it is if it is wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def constant(values: Sequence[float], *, like: Tensor) -> Tensor:
+    """A few numbers as a tensor (n,) of the type and on the device of `like`.
+
+    `like.new_tensor` would copy them from the host, and on a GPU the host waits for such a copy.
+    """
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -67,7 +79,7 @@ def encode(boxes: Tensor, references: Tensor, *, weights: tuple[float, float, fl
     reference_centre = references[..., :2] + 0.5 * reference_size
     shift = (centre - reference_centre) / reference_size
     scale = torch.log(size / reference_size)
-    return torch.cat([shift, scale], dim=-1) * boxes.new_tensor(weights)
+    return torch.cat([shift, scale], dim=-1) * constant(weights, like=boxes)
 
 
 def decode(
@@ -82,7 +94,7 @@ def decode(
     dw and dh are clamped at log(max_growth); None is no clamp.
     """
     deltas = widen(deltas)
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = deltas / constant(weights, like=deltas)
     reference_size = references[..., 2:] - references[..., :2]
     reference_centre = references[..., :2] + 0.5 * reference_size
     centre = deltas[..., :2] * reference_size + reference_centre

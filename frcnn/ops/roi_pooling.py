@@ -98,10 +98,11 @@ def roi_align(
     table = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
     table = widen(table.flatten(0, 1))
     with torch.no_grad():
-        layout = [[feature.shape[2], feature.shape[3], sum(pixels[:i])] for i, feature in enumerate(features)]
-        height, width, first_row = level.new_tensor(layout)[level].unbind(1)  # int64: float32 ends at 2**24 rows
-        first_row = first_row + rois[:, 0].long() * sum(pixels)
-        scale = table.new_tensor([1 / stride for stride in strides])[level]
+        height = _of_level([feature.shape[2] for feature in features], level)
+        width = _of_level([feature.shape[3] for feature in features], level)
+        first_row = _of_level([sum(pixels[:position]) for position in range(len(pixels))], level)
+        first_row = first_row + rois[:, 0].long() * sum(pixels)  # int64: float32 ends at 2**24 rows
+        scale = _of_level([1 / stride for stride in strides], level)
         box = rois[:, 1:] * scale[:, None] - (0.5 if aligned else 0.0)
         y, y_weight = _sample_axis(box[:, 1], box[:, 3], height, size, sampling_ratio, aligned)
         x, x_weight = _sample_axis(box[:, 0], box[:, 2], width, size, sampling_ratio, aligned)
@@ -112,6 +113,15 @@ def roi_align(
     pooled = _WeightedBag.apply(table, index, weight)  # (N*S*S, C)
     pooled = pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)  # -> (N, C, S, S)
     return pooled.to(features[0].dtype)
+
+
+def _of_level(values: Sequence[float], level: Tensor) -> Tensor:
+    """(N,) the one of `values`, one a level, that belongs to each `level` (N,); int64 of integers, float32 of others."""
+    dtype = torch.int64 if isinstance(values[0], int | torch.SymInt) else torch.float32
+    chosen = torch.full_like(level, values[0], dtype=dtype)
+    for position, value in enumerate(values[1:], start=1):
+        chosen = torch.where(level == position, value, chosen)
+    return chosen
 
 
 def _sample_axis(

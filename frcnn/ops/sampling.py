@@ -72,7 +72,7 @@ def sample_balanced(label: Tensor, key: Tensor, *, num_samples: int, positive_fr
     best_key, index = key.topk(slots, dim=1)
     valid = best_key >= 0
     index = torch.where(valid, index, 0)
-    if slots < num_samples:
-        index = torch.nn.functional.pad(index, (0, num_samples - slots))
-        valid = torch.nn.functional.pad(valid, (0, num_samples - slots))
+    # Always, as a compiled graph would otherwise serve either small canvases or large ones.
+    index = torch.nn.functional.pad(index, (0, num_samples - slots))
+    valid = torch.nn.functional.pad(valid, (0, num_samples - slots))
     return index, valid

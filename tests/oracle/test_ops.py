@@ -85,18 +85,6 @@ def test_nms_equals_torchvision_in_every_image_and_group(threshold):
         assert valid[image].sum() == len(expected)
 
 
-def test_nms_shifted_apart_equals_nms_group_by_group(monkeypatch):
-    """The single call that serves a GPU, run on the CPU."""
-    from frcnn.ops import nms as module
-
-    class OnGpu(torch.Tensor):
-        is_cuda = True
-
-    boxes, scores, groups = random_boxes(300, extent=100), torch.rand(300), torch.randint(0, 80, (300,))
-    apart = module._kept(boxes.as_subclass(OnGpu), scores, groups, 0.5)
-    assert apart.tolist() == module._kept(boxes, scores, groups, 0.5).tolist()
-
-
 def test_nms_without_any_box():
     index, valid = nms(torch.zeros(2, 5, 4), torch.full((2, 5), -torch.inf), iou_threshold=0.5, k=3)
     assert index.tolist() == [[0] * 3] * 2 and not valid.any()

@@ -1,0 +1,126 @@
+"""NMS keeps on every device what torchvision's CPU kernel keeps, ties and rounding at the threshold included."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from frcnn.ops import nms as module
+from frcnn.ops.nms import float32_below, nms
+from tests.ops.nms_cases import check
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton comes with PyTorch for CUDA on Linux")
+
+
+def by_operator(boxes, scores, groups, *, threshold, k, k_per_group):
+    return nms(boxes, scores, groups=groups, iou_threshold=threshold, k=k, k_per_group=k_per_group)
+
+
+@pytest.mark.parametrize("block", [8, 256])
+def test_equals_torchvision_whatever_the_block(monkeypatch, block):
+    monkeypatch.setattr(module, "BLOCK", block)
+    check(by_operator)
+
+
+def test_float64_equals_torchvision():
+    check(by_operator, torch.float64)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 1 / 3, 0.0, 1.0])
+def test_a_float32_number_is_above_the_threshold_where_it_is_above_the_one_below(threshold):
+    below = float32_below(threshold)
+    near = torch.tensor([threshold], dtype=torch.float32)
+    for number in (near, torch.nextafter(near, near + 1), torch.nextafter(near, near - 1)):
+        assert (number.item() > threshold) == bool(number > below)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+def test_an_iou_equal_to_the_threshold_is_judged_as_torchvision_does(threshold):
+    boxes = torch.tensor([[0.0, 0, 10, 1], [0, 0, round(threshold * 10), 1]])
+    scores = torch.tensor([2.0, 1.0])
+    index, valid = nms(boxes[None], scores[None], iou_threshold=threshold, k=2)
+    assert index[valid].tolist() == torchvision.ops.nms(boxes, scores, threshold).tolist()
+
+
+def test_the_shift_that_keeps_groups_apart_on_a_gpu_without_triton():
+    """torchvision's one call for all groups, run on the CPU."""
+
+    def batched(boxes, scores, groups, *, threshold, k, k_per_group):
+        index, valid = torch.zeros((len(boxes), k), dtype=torch.int64), torch.zeros((len(boxes), k), dtype=torch.bool)
+        for image in range(len(boxes)):
+            kept = module._first_kept_cuda(
+                boxes[image], scores[image], groups[image], iou_threshold=threshold, k=k, k_per_group=k_per_group
+            )
+            index[image, : len(kept)], valid[image, : len(kept)] = kept, True
+        return index, valid
+
+    check(batched, torch.float64)
+
+
+@needs_triton
+def test_the_triton_kernel_in_its_interpreter_equals_torchvision():
+    """In a process of its own: the variable is read when Triton is imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ops.nms_cases"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "equal\n", done.stderr
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_triton_kernel_compiles_to_exact_arithmetic():
+    """For a GPU that need not be there: IEEE division, and no product and sum in one rounding."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from frcnn.ops import nms_triton
+
+    types = dict.fromkeys(("boxes", "kept_boxes"), "*fp32") | dict.fromkeys(("order", "index"), "*i64")
+    types |= dict.fromkeys(("groups", "num_real", "kept_groups", "num_kept"), "*i32")
+    types |= dict.fromkeys(("count", "k", "k_per_group"), "i32") | {"iou_threshold": "fp32", "BLOCK": "constexpr"}
+    signature = {name: types[name] for name in nms_triton._first_kept.arg_names}
+    source = ASTSource(nms_triton._first_kept, signature=signature, constexprs={"BLOCK": nms_triton.BLOCK})
+    options = {"num_warps": nms_triton.WARPS, "num_stages": 1, "enable_fp_fusion": False}
+    code = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options).asm["ptx"]
+    assert "div.rn.f32" in code and "div.full" not in code and "fma." not in code
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_equals_torchvision_on_a_cpu():
+    def on_gpu(boxes, scores, groups, **numbers):
+        index, valid = by_operator(boxes.cuda(), scores.cuda(), groups.cuda(), **numbers)
+        return index.cpu(), valid.cpu()
+
+    check(on_gpu)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@needs_triton
+def test_a_large_batch_on_a_gpu_equals_the_cpu_and_nobody_waits():
+    torch.manual_seed(0)
+    corner = torch.rand(16, 12000, 2) * torch.tensor([1000.0, 600.0])
+    boxes = torch.cat([corner, corner + 16 + torch.rand(16, 12000, 2) * 200], dim=2)
+    scores, groups = torch.randn(16, 12000), torch.randint(0, 5, (16, 12000))
+    on_gpu = [tensor.cuda() for tensor in (boxes, scores, groups)]
+    nms(on_gpu[0], on_gpu[1], groups=on_gpu[2], iou_threshold=0.7, k=2000)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = nms(on_gpu[0], on_gpu[1], groups=on_gpu[2], iou_threshold=0.7, k=2000)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = nms(boxes, scores, groups=groups, iou_threshold=0.7, k=2000)
+    assert all(torch.equal(mine.cpu(), other) for mine, other in zip(found, expected, strict=True))
