@@ -15,6 +15,7 @@ from frcnn.config.schema.data import VocSource
 from frcnn.data.build import build_dataset, build_eval_loader
 from frcnn.data.dataset import DetectionDataset
 from frcnn.errors import ConfigError, DataError
+from frcnn.evaluation.coco_packages import check_installed
 from frcnn.evaluation.report import evaluate, format_report
 from frcnn.evaluation.results import read_results, write_results
 from frcnn.evaluation.voc_files import read_voc_results, write_voc_results
@@ -72,6 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--save-detections", action="store_true", help="also write detections.json, in COCO's results format"
     )
     parser.add_argument(
+        "--compile", action="store_true", help="detect by a compiled graph; it takes minutes before the first image"
+    )
+    parser.add_argument(
         "--voc-results",
         type=Path,
         metavar="DIR",
@@ -91,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Build the data set, find or read the detections, and report."""
     source = read_source(options.source, options.overrides, needs_model=options.detections is None)
+    check_installed(source.config.eval.backend)
     out = options.out or default_folder(options.source, options.overrides, options.detections)
     for folder in filter(None, (out, options.voc_results)):
         make_folder(folder)
@@ -99,14 +104,15 @@ def run(options: argparse.Namespace) -> int:
         detections = dict(enumerate(read_detections(options.detections, source, dataset)))
         about = {"detections": str(options.detections)}
     else:
-        detections = run_model(source, dataset)
+        detections = run_model(source, dataset, compiled=options.compile)
         about = {"checkpoint": str(source.path), "step": source.checkpoint["step"]}  # type: ignore[index]
     if not detections:
         raise DataError(f"{dataset.name}: not one image could be read, so there is nothing to evaluate")
 
     indices = sorted(detections)
     records, found = [dataset.records[index] for index in indices], [detections[index] for index in indices]
-    report = evaluate(records, found, class_names=dataset.class_names) | {"data": dataset.name, **about}
+    report = evaluate(records, found, class_names=dataset.class_names, backend=source.config.eval.backend)
+    report |= {"data": dataset.name, **about}
     if options.save_detections:
         write_results(out / "detections.json", records, found, category_ids=dataset.category_ids)
     if options.voc_results:
@@ -175,12 +181,12 @@ def voc_settings(source: Source, dataset: DetectionDataset) -> dict[str, Any]:
     return {"split": val.split, "far_shift": 1 if val.coordinates == "minus_one" else 0}
 
 
-def run_model(source: Source, dataset: DetectionDataset) -> dict[int, ImageDetections]:
+def run_model(source: Source, dataset: DetectionDataset, *, compiled: bool) -> dict[int, ImageDetections]:
     """Detections by position in the data set, in the precision of the training."""
     assert source.checkpoint is not None
     config = source.config
     device = find_device(config.train.device, setting="train.device")
-    model = restore(source.checkpoint, config, device=device, source=source.path).model
+    model = restore(source.checkpoint, config, device=device, source=source.path, compiled=compiled).model
     loader = build_eval_loader(
         config.data, dataset, batch_size=config.eval.batch_size, pin_memory=device.type == "cuda"
     )

@@ -43,6 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
     parser.add_argument("--score-threshold", type=score, default=0.5, metavar="0..1", help="default: 0.5")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="detect by a compiled graph, the same for all sizes of images; it takes minutes before the first image",
+    )
     return parser
 
 
@@ -54,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Find the images, then read, detect, draw and write one after the other; report what cannot be read and go on."""
     found = find_images(options.images)
-    predictor = load(options.source, device=options.device)
+    predictor = load(options.source, device=options.device, compiled=options.compile)
     make_folder(options.out)
     results: list[dict[str, Any]] = []
     problems = 0

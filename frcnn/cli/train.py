@@ -22,6 +22,7 @@ from frcnn.cli.resume import (
 from frcnn.cli.run import guarded, memory_explained
 from frcnn.config import Config, load_config
 from frcnn.errors import TrainingError
+from frcnn.evaluation.coco_packages import check_installed
 from frcnn.train.build import Experiment, build_experiment, describe
 from frcnn.train.distributed import World, done_by_main, join_world
 from frcnn.train.dry_run import dry_run
@@ -132,6 +133,7 @@ def run(config_path: Path | None, overrides: Sequence[str], out: Path, options: 
     if config_path is None or (config_path == folder.config and not is_series):
         config_path = own_config(out, is_series=is_series)
     config = load_config(config_path, overrides)
+    check_installed(config.eval.backend)  # else it would be missed after the first epoch
     with join_world(config.train.device) as world, memory_explained(config, world):
         if not is_rehearsal and (options.auto_resume or is_restarted()):
             options.resume = done_by_main(lambda: holds_what_can_go_on(out, is_series=is_series), world)

@@ -16,11 +16,15 @@ from frcnn.data.batching import Sample, collate
 from frcnn.data.images import from_pil, read_image
 from frcnn.data.transforms import TestTransform
 from frcnn.errors import CheckpointError, DataError
+from frcnn.inference.compiled import CompiledDetector, check_compiler, compiled_detector
 from frcnn.inference.device import find_device
 from frcnn.inference.run import detect_batch
 from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.model.placement import copy_for_detection
+
+COMPILE = "--compile"
+"""What detection is compiled by, for messages."""
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, RGB pixels (H, W, 3) as numpy array, or RGB pixels (3, H, W) as tensor; pixels are uint8."""
@@ -62,7 +66,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: FasterRCNN,
+        model: FasterRCNN | CompiledDetector,
         config: Config,
         *,
         class_names: Sequence[str],
@@ -110,32 +114,38 @@ class Predictor:
         return Sample(resized, boxes, nothing, nothing.bool(), torch.tensor(pixels.shape[1:]), index=-1, seed=0)
 
 
-def load(path: str | Path, *, device: str = "auto") -> Predictor:
+def load(path: str | Path, *, device: str = "auto", compiled: bool = False) -> Predictor:
     """Load a trained detector.
 
     Args:
         path: a checkpoint, or a run folder (its best checkpoint, else its last).
         device: auto is the GPU where there is one, else the CPU.
+        compiled: detect by a compiled graph, one for all sizes of images and each number of them in a batch. The first
+            batch takes minutes; a line on stdout says when a graph is compiled.
 
     Raises:
         CheckpointError: names the file and what is wrong with it.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or nothing to compile with.
     """
     source = find_checkpoint(Path(path))
     checkpoint = load_checkpoint(source)
     config = parse_config(checkpoint["config"], source=str(source))
-    return restore(checkpoint, config, device=find_device(device), source=source)
+    return restore(checkpoint, config, device=find_device(device), source=source, compiled=compiled)
 
 
-def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device, source: Path) -> Predictor:
+def restore(
+    checkpoint: dict[str, Any], config: Config, *, device: torch.device, source: Path, compiled: bool = False
+) -> Predictor:
     """The detector of a checkpoint, built by `config`, which may differ from the checkpoint's own in its numbers.
 
     Weights are the averaged ones where there are such (train.ema_decay), in float32, changed into the form that detects
-    fastest (`model.placement`).
+    fastest (`model.placement`). `compiled`: see `load`.
 
     Raises:
         CheckpointError: the weights do not fit the model of the config.
+        ConfigError: there is nothing to compile with.
     """
+    check_compiler(compiled, device, setting=COMPILE)
     weights = weights_to_use(checkpoint)
     build = partial(
         build_from_config,
@@ -156,7 +166,7 @@ def restore(checkpoint: dict[str, Any], config: Config, *, device: torch.device,
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)
     return Predictor(
-        copy_for_detection(model),
+        compiled_detector(copy_for_detection(model), compiled, device=device, setting=COMPILE),
         config,
         class_names=checkpoint["class_names"],
         category_ids=checkpoint["category_ids"],

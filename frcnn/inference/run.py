@@ -9,6 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from frcnn.data.dataset import DetectionDataset
+from frcnn.inference.compiled import CompiledDetector
 from frcnn.model.detector import FasterRCNN
 from frcnn.ops.boxes import to_original
 from frcnn.records import ImageDetections
@@ -19,7 +20,7 @@ _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def detect(
-    model: FasterRCNN,
+    model: FasterRCNN | CompiledDetector,
     loader: Iterable[Batch | None],
     dataset: DetectionDataset,
     *,
@@ -56,7 +57,11 @@ def detect(
 
 @torch.inference_mode()
 def detect_batch(
-    model: FasterRCNN, batch: Batch, *, device: torch.device | str, precision: Precision = "float32"
+    model: FasterRCNN | CompiledDetector,
+    batch: Batch,
+    *,
+    device: torch.device | str,
+    precision: Precision = "float32",
 ) -> list[ImageDetections]:
     """The detections of each image of a batch, in pixels of the original image. The model is in evaluation mode."""
     device = torch.device(device)

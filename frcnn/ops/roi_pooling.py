@@ -116,7 +116,7 @@ def roi_align(
 
 
 def _of_level(values: Sequence[float], level: Tensor) -> Tensor:
-    """(N,) the one of `values`, one a level, that belongs to each `level` (N,); int64 of integers, float32 of others."""
+    """Of `values`, one a level, the one of each `level` (N,): (N,) int64 of integers, float32 of others."""
     dtype = torch.int64 if isinstance(values[0], int | torch.SymInt) else torch.float32
     chosen = torch.full_like(level, values[0], dtype=dtype)
     for position, value in enumerate(values[1:], start=1):

@@ -10,8 +10,10 @@ from frcnn.data.build import build_dataset, build_factors
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.sampler import epoch_size, steps_per_epoch
 from frcnn.errors import ConfigError
+from frcnn.inference.compiled import check_compiler
 from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
+from frcnn.model.placement import place_for_training
 from frcnn.train.determinism import set_deterministic
 from frcnn.train.distributed import World, mean_count
 from frcnn.train.ema import WeightAverage
@@ -90,9 +92,7 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         mean_count=partial(mean_count, world=world),
     )
     train = config.train
-    model.to(world.device)
-    if train.channels_last:
-        model.to(memory_format=torch.channels_last)
+    place_for_training(model, world.device, channels_last=train.channels_last)
     groups = parameter_groups(
         model,
         weight_decay=train.weight_decay,
@@ -127,6 +127,12 @@ def check_settings(train: TrainConfig, world: World) -> None:
         )
     if train.precision == "fp16" and world.device.type != "cuda":
         raise ConfigError(f"train.precision fp16 needs a GPU, this is {world.device.type}; use bf16 or float32")
+    if train.compile == "reduce-overhead" and (train.accumulate > 1 or world.size > 1):
+        raise ConfigError(
+            "train.compile: the gradients of a CUDA graph are overwritten by its next run, so reduce-overhead goes "
+            "with train.accumulate 1 and one process; take true"
+        )
+    check_compiler(train.compile, world.device, setting="train.compile")
 
 
 def describe(experiment: Experiment) -> str:

@@ -18,7 +18,7 @@ from frcnn.train.distributed import gather
 from frcnn.train.metrics import CURE, Clock, LossMeter, memory_mib
 from frcnn.train.randomness import set_seed
 from frcnn.train.state import Progress, restore, save_last
-from frcnn.train.trainer import parallel, train_step
+from frcnn.train.step import prepared, train_step
 from frcnn.train.validation import detect_on, draw_examples, measure
 
 NUM_EVALUATED = 2
@@ -37,7 +37,7 @@ def dry_run(experiment: Experiment) -> list[str]:
     e, world = experiment, experiment.world
     checked = []
 
-    model = parallel(e.model, world)
+    model = prepared(e)
     model.train()
     batches = iter(train_loader(e, start_step=0))
     set_seed(e.config.train.seed, world.rank)

@@ -17,7 +17,7 @@ from frcnn.train.lr_curve import draw_curve
 from frcnn.train.metrics import Clock
 from frcnn.train.randomness import kept_random_state, set_seed
 from frcnn.train.run_folder import writing
-from frcnn.train.trainer import parallel, train_step
+from frcnn.train.step import prepared, train_step
 
 FIRST_LR, LAST_LR = 1e-6, 1.0
 NUM_STEPS = 120
@@ -82,7 +82,7 @@ def range_test(experiment: Experiment) -> RangeTest:
     3. The test ends where that is 4 times its lowest value, or where the loss is not finite.
     """
     e = experiment
-    model = parallel(e.model, e.world)
+    model = prepared(e)
     model.train()
     batches = iter(train_loader(e, start_step=0))
     set_seed(e.config.train.seed, e.world.rank)

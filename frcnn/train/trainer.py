@@ -1,37 +1,32 @@
 """Training, in reading order.
 
-`train` is the loop, `train_step` one step, `evaluate_and_keep_best` what is done at each evaluation. Everything is
-counted in optimiser steps. Host syncs are marked: on a GPU there is none but inside NMS and fp16's scaler, and at log
-entries, checkpoints and evaluations.
+`train` is the loop, `step.train_step` one step, `evaluate_and_keep_best` what is done at each evaluation. Everything is
+counted in optimiser steps. Host syncs are marked: on a GPU there is none but in fp16's scaler, and at log entries,
+checkpoints and evaluations.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from frcnn.config import to_yaml
 from frcnn.config.schema.train import EarlyStopConfig
 from frcnn.evaluation.report import format_report
-from frcnn.inference.run import autocast
-from frcnn.structures import Batch, Losses
 from frcnn.train.batches import train_loader
 from frcnn.train.build import Experiment
-from frcnn.train.determinism import explained
-from frcnn.train.distributed import World, broadcast, gather
+from frcnn.train.distributed import broadcast, gather
 from frcnn.train.early_stop import Standstill
 from frcnn.train.guard import Guard
 from frcnn.train.log import TrainingLog
-from frcnn.train.metrics import Clock, LossMeter, mean_losses, memory_mib
+from frcnn.train.metrics import Clock, LossMeter, memory_mib
 from frcnn.train.nonfinite import Rewind, react, rewound
-from frcnn.train.optimizer import set_lr
 from frcnn.train.run_folder import RunFolder, cut_metrics, remove_leftovers, write_environment, write_text
 from frcnn.train.state import Progress, restore, save_last, save_weights, start_randomness
+from frcnn.train.step import prepared, train_step
 from frcnn.train.stop import Stop
 from frcnn.train.validation import draw_examples, flat_metrics, validate
 from frcnn.train.validation_loss import validation_losses
@@ -61,7 +56,7 @@ def train(
         TrainingError: a loss or weight that is not finite, a full disk.
         Stopped: SIGINT or SIGTERM; last.pt is of the step it stopped at.
     """
-    model, stop = parallel(experiment.model, experiment.world), Stop(experiment.world)
+    model, stop = prepared(experiment), Stop(experiment.world)
     with stop.listening():
         while True:
             try:
@@ -82,7 +77,7 @@ def train_on(
     resumed: dict[str, Any] | None,
     on_step: Callable[[int], None],
 ) -> Progress:
-    """What `train` does, up to the end or to a Rewind. `model` is the experiment's, wrapped by `parallel`."""
+    """What `train` does, up to the end or to a Rewind. `model` is the experiment's, made by `step.prepared`."""
     e, config, world = experiment, experiment.config.train, experiment.world
     progress = Progress() if resumed is None else restore(resumed, e, source=folder.last)
     model.train()
@@ -151,56 +146,6 @@ def train_on(
         log.close()
     sum_up(e, folder, progress, log)
     return progress
-
-
-@explained()
-def train_step(
-    model: nn.Module,
-    batches: Iterator[Batch],
-    experiment: Experiment,
-    *,
-    lr: float,
-    clock: Clock,
-    allows: Callable[[Losses], bool] = lambda losses: True,
-) -> tuple[Losses, list[int]]:
-    """One optimiser step over the accumulated parts of one batch.
-
-    No host sync on a GPU but inside NMS and fp16's scaler, and in `allows` where train.on_nonfinite is not stop.
-
-    Args:
-        allows: given the losses, with the gradients in the model, says whether the weights may be changed.
-
-    Returns:
-        the mean losses of the parts, on the device, and the positions of their images in the training set.
-    """
-    config, device, optimizer, scaler = (
-        experiment.config.train,
-        experiment.world.device,
-        experiment.optimizer,
-        experiment.scaler,
-    )
-    losses_of_parts, images = [], []
-    set_lr(optimizer, lr)
-    for part in range(config.accumulate):
-        with clock.waiting_for_data():
-            batch = next(batches)
-        images += batch.index.tolist()  # still on the host
-        batch = batch.to(device)
-        is_last = part == config.accumulate - 1
-        with nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync():
-            with autocast(device, config.precision):
-                losses: Losses = model(batch)
-            scaler.scale(losses.total / config.accumulate).backward()
-        losses_of_parts.append(losses)
-    losses = mean_losses(losses_of_parts)
-    if allows(losses):
-        if config.clip_grad_norm is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(experiment.model.parameters(), config.clip_grad_norm)
-        scaler.step(optimizer)
-        scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return losses, images
 
 
 def evaluate_and_keep_best(
@@ -285,11 +230,6 @@ def log_losses(
     }
     log.entry(progress.step, values)
     log.progress(progress.step, values, seconds_per_step=seconds / max(1, num_steps))
-
-
-def parallel(model: nn.Module, world: World) -> nn.Module:
-    """The model, wrapped for several processes; frozen parameters are left alone."""
-    return DistributedDataParallel(model) if world.size > 1 else model
 
 
 def epoch(experiment: Experiment, step: int) -> float:

@@ -10,6 +10,7 @@ from frcnn.errors import DataError
 from frcnn.evaluation.report import evaluate
 from frcnn.inference.draw import draw_comparison
 from frcnn.inference.run import detect
+from frcnn.model.placement import copy_for_detection
 from frcnn.records import ImageDetections
 from frcnn.structures import Batch
 from frcnn.train.build import Experiment
@@ -58,7 +59,7 @@ def validate(
 def detect_on(experiment: Experiment, loader: Iterable[Batch | None]) -> dict[int, ImageDetections]:
     """Detections by position in the validation set, in the precision of the training."""
     return detect(
-        experiment.evaluated_model,
+        copy_for_detection(experiment.evaluated_model),
         loader,
         experiment.val_set,
         device=experiment.world.device,
@@ -75,6 +76,7 @@ def measure(experiment: Experiment, detections: dict[int, ImageDetections]) -> d
         [experiment.val_set.records[index] for index in indices],
         [detections[index] for index in indices],
         class_names=experiment.val_set.class_names,
+        backend=experiment.config.eval.backend,
     )
 
 

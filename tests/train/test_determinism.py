@@ -15,7 +15,7 @@ from frcnn.train.build import build_experiment
 from frcnn.train.determinism import explained
 from frcnn.train.distributed import World, join_world, mean_count, mean_over_ranks
 from frcnn.train.metrics import Clock
-from frcnn.train.trainer import parallel, train_step
+from frcnn.train.step import prepared, train_step
 from tests.train.experiments import WORLD, differing, run, tiny_experiment, tiny_settings
 from tests.train.ranks import spawn_ranks
 
@@ -46,7 +46,8 @@ def train_steps(
     experiment = build_experiment(parse_config(settings, source="test"), world, pretrained=False)
     torch.manual_seed(world.rank)  # whatever is drawn from the global state differs between the ranks
     # In float32 rounding soon decides a close case of NMS otherwise, and trainings part slowly: docs/determinism.md.
-    model = parallel(experiment.model.double(), world).train()
+    experiment.model.double()
+    model = prepared(experiment).train()
     batches = iter(train_loader(experiment, start_step=0))
     losses = [
         torch.stack(train_step(model, batches, experiment, lr=experiment.lr(step), clock=Clock())[0])
@@ -121,7 +122,9 @@ def test_losses_divided_by_the_mean_count_average_to_those_of_the_whole_batch():
     def rpn(objectness, deltas, label, matched, gt_boxes, index, valid, **count):
         sampled, labels = RpnOutput(objectness, deltas).at(index), AnchorLabels(label, matched)
         return torch.stack(
-            rpn_losses(sampled, anchors, labels, gt_boxes, index, valid, smooth_l1_beta=1, normaliser="sampled", **count)
+            rpn_losses(
+                sampled, anchors, labels, gt_boxes, index, valid, smooth_l1_beta=1, normaliser="sampled", **count
+            )
         )
 
     generator = torch.Generator().manual_seed(4)

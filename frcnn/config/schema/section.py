@@ -1,6 +1,6 @@
 """What every section of a config shares."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +23,7 @@ class Section(BaseModel):
         """Python and pydantic take true for 1; in a config it is a slip."""
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+            kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+            if isinstance(value, bool) and field is not None and bool not in kinds:
                 raise ValueError(f"{name} cannot be {str(value).lower()}")
         return values

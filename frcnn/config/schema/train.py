@@ -73,6 +73,9 @@ class TrainConfig(Section):
     """Autocast type; fp16 needs a GPU."""
     device: str = "auto"
     """auto is the GPU where there is one, else cpu."""
+    compile: bool | Literal["reduce-overhead"] = False
+    """Run the training step as compiled graphs (torch.compile), one for each number of ground-truth slots that occurs;
+    compiling takes minutes. reduce-overhead also records CUDA graphs, one for each canvas, which takes memory."""
     channels_last: bool = False
     """Convolutions in the memory layout NHWC: a gain on a GPU under autocast and for depthwise backbones on a CPU."""
     log_every: PositiveInt = 20
@@ -109,3 +112,6 @@ class EvalConfig(Section):
     """Images at a time on each rank."""
     loss: bool = False
     """Also measure the four losses on data.val at each evaluation of a training; costs another pass over it."""
+    backend: Literal["auto", "faster", "pycocotools"] = "auto"
+    """What computes COCO's numbers. auto: the project's own matching on arrays, pycocotools' numbers to the bit and the
+    fastest. pycocotools, and faster (faster-coco-eval, extra `fast`; equal to about 1e-15): to check it by."""

@@ -1,0 +1,90 @@
+"""`train.compile` changes how a step is run, and nothing else: what is saved, resumed, averaged and left out stays."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from frcnn.checkpoint import load_checkpoint
+from frcnn.errors import ConfigError
+from frcnn.inference.compiled import CompiledDetector
+from frcnn.train import step as step_module
+from frcnn.train.batches import train_loader
+from frcnn.train.build import check_settings
+from frcnn.train.distributed import join_world
+from frcnn.train.metrics import Clock
+from frcnn.train.step import prepared, train_step
+from tests.train.experiments import WORLD, Killed, differing, resume, run, tiny_config, tiny_experiment, weights
+from tests.train.ranks import spawn_ranks
+
+ONE_CANVAS = {"short_side": 128}
+
+
+def compiled_by_eager(detector, choice, **settings):
+    """In place of `compiled_detector`: traced as ever, but without a compiler."""
+    settings.pop("device")
+    return CompiledDetector(detector, backend="eager", **settings) if choice else detector
+
+
+def test_cuda_graphs_are_refused_where_they_would_be_wrong():
+    for settings in ({"accumulate": 2}, {}):
+        train = tiny_config(compile="reduce-overhead", **settings).train
+        with pytest.raises(ConfigError, match=r"train\.compile: .*take true"):
+            check_settings(train, WORLD._replace(size=1))
+
+
+def test_the_model_is_itself_without_it():
+    experiment = tiny_experiment()
+    assert prepared(experiment) is experiment.model
+
+
+@pytest.mark.slow
+def test_a_compiled_training_is_the_training(tmp_path, monkeypatch, capsys):
+    """Traced whole, stopped and resumed, with averaged weights and a guard: the same bits as without."""
+    monkeypatch.setattr(step_module, "compiled_detector", compiled_by_eager)
+    settings = {"steps": 4, "ema_decay": 0.9, "on_nonfinite": "skip", "num_logged_images": 0}
+    run(tmp_path / "plain", **settings)
+    with pytest.raises(Killed):
+        run(tmp_path / "compiled", compile=True, kill_at=3, checkpoint_every=2, **settings)
+    resume(tmp_path / "compiled", compile=True, checkpoint_every=2, **settings)
+    assert "compiled graph 1 for 2 images" in capsys.readouterr().out
+    assert differing(tmp_path / "plain", tmp_path / "compiled") == []
+    plain, compiled = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("plain", "compiled"))
+    assert all(torch.equal(value, compiled["ema"][name]) for name, value in plain["ema"].items())
+
+
+def losses_on_ranks(rank: int, folder: Path) -> None:
+    step_module.compiled_detector = compiled_by_eager
+    with join_world("cpu") as world:
+        for choice in (False, True):
+            experiment = tiny_experiment(world=world, compile=choice, data=ONE_CANVAS)
+            model = prepared(experiment).train()
+            batches = iter(train_loader(experiment, start_step=0))
+            losses = [train_step(model, batches, experiment, lr=0.01, clock=Clock())[0] for _ in range(2)]
+            torch.save((losses, experiment.model.state_dict()), folder / f"{rank}_{choice}.pt")
+
+
+@pytest.mark.slow
+def test_ranks_count_together_inside_the_graph(tmp_path):
+    spawn_ranks(losses_on_ranks, tmp_path)
+    for rank in (0, 1):
+        plain, compiled = (torch.load(tmp_path / f"{rank}_{choice}.pt", weights_only=False) for choice in (False, True))
+        assert plain[1].keys() == compiled[1].keys()
+        for name, value in plain[1].items():
+            torch.testing.assert_close(compiled[1][name], value, rtol=0, atol=0)
+        assert [list(map(float, losses)) for losses in plain[0]] == [list(map(float, losses)) for losses in compiled[0]]
+
+
+@pytest.mark.slow
+def test_a_training_by_inductor_is_close_and_resumes_to_the_bit(tmp_path):
+    """On one canvas: where the canvas differs, that of the first batch decides how a graph adds up."""
+    settings = {"steps": 4, "num_logged_images": 0, "data": ONE_CANVAS}
+    run(tmp_path / "plain", **settings)
+    run(tmp_path / "whole", compile=True, **settings)
+    with pytest.raises(Killed):
+        run(tmp_path / "resumed", compile=True, kill_at=3, checkpoint_every=2, **settings)
+    resume(tmp_path / "resumed", compile=True, checkpoint_every=2, **settings)
+    assert differing(tmp_path / "whole", tmp_path / "resumed") == []
+    expected = weights(tmp_path / "plain")
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4)
