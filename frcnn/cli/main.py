@@ -13,6 +13,8 @@ COMMANDS = {
     "predict": "detect objects in images",
     "check-data": "find what is wrong in a data set, and how the anchors fit it",
     "convert": "take over other programs' checkpoints, and give ours to torchvision",
+    "analyze": "count parameters, arithmetic and activation memory of each part",
+    "benchmark": "measure speed and memory beside torchvision's model of the same structure",
     "replay": "repeat a training step whose loss was not finite, and say where it began",
     "schema": "print the JSON Schema of config files",
 }

@@ -26,9 +26,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
-    """Write a JPEG, whole or not at all."""
+    """Write a JPEG, or a PNG where the name says so, whole or not at all."""
+    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
     with _explaining(path), replacing(path) as file:
-        picture.save(file, format="JPEG", quality=92)
+        picture.save(file, format=kind, quality=92)
 
 
 @contextmanager

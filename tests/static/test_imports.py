@@ -85,14 +85,37 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "frcnn.weight_file",
         "frcnn.config",
     ),
+    "frcnn.benchmark": (
+        "frcnn.structures",
+        "frcnn.records",
+        "frcnn.errors",
+        "frcnn.model",
+        "frcnn.data",
+        "frcnn.evaluation",
+        "frcnn.inference",
+        "frcnn.train.optimizer",
+        "frcnn.train.lr_curve",
+        "frcnn.convert.conversion",
+        "frcnn.convert.from_detectron2",
+        "frcnn.convert.to_torchvision",
+        "frcnn.config",
+    ),
+    "frcnn.analyze": (
+        "frcnn.structures",
+        "frcnn.model",
+        "frcnn.benchmark.scene",
+        "frcnn.benchmark.stages",
+        "frcnn.config",
+    ),
     "frcnn.cli": EVERYTHING,
 }
 # Rooms below the builders: `config` is read in these modules only, and in inference/ and cli/.
-READS_CONFIG = r"frcnn\.\w+\.build|frcnn\.train\.\w+|frcnn\.(config|inference|cli)(\.\w+)*"
+READS_CONFIG = r"frcnn\.\w+\.build|frcnn\.benchmark\.build_\w+|frcnn\.train\.\w+|frcnn\.(config|inference|cli)(\.\w+)*"
 # Third-party packages of the rooms that promise to need few.
 THIRD_PARTY = {
     "frcnn.structures": {"torch", "torchvision"},
     "frcnn.ops": {"torch", "torchvision"},
+    "frcnn.ops.nms_triton": {"torch", "triton"},
     "frcnn.errors": set(),
     "frcnn.records": {"numpy"},
     "frcnn.weight_file": {"numpy", "torch", "safetensors"},

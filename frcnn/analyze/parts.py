@@ -1,0 +1,52 @@
+"""The parts of a detector, by name."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from frcnn.benchmark.stages import Point, our_points
+from frcnn.model.detector import FasterRCNN
+from frcnn.model.trunks import Tapped
+
+
+def part_points(detector: FasterRCNN) -> list[Point]:
+    """What `stages.wrapped` takes: the stages of a step, the backbone by the stride of its layers."""
+    layers = dict(_trunk_layers(detector))
+    backbone: list[Point] = [(layer, "forward", part) for layer, part in layers.items()]
+    return our_points(detector) + backbone
+
+
+def part_of_parameters(detector: FasterRCNN) -> dict[str, str]:
+    """The part of each parameter, by its name."""
+    layers = {id(parameter): part for layer, part in _trunk_layers(detector) for parameter in layer.parameters()}
+    places = {"backbone.neck.": "neck", "backbone.": "backbone", "rpn.": "rpn head", "roi_head.": "box head"}
+    return {
+        name: layers.get(id(parameter)) or next(part for place, part in places.items() if name.startswith(place))
+        for name, parameter in detector.named_parameters()
+    }
+
+
+def _trunk_layers(detector: FasterRCNN) -> Iterator[tuple[nn.Module, str]]:
+    """The layers of a trunk that is a sequence, with a part for each stride; nothing of other trunks."""
+    tapped = next((module for module in detector.backbone.body.modules() if isinstance(module, Tapped)), None)
+    if tapped is None:
+        return
+    for layer, stride in strides_of(tapped).items():
+        yield layer, f"backbone, stride {stride}"
+
+
+def strides_of(network: nn.Sequential, *, size: int = 256) -> dict[nn.Module, int]:
+    """Input pixels between neighbours of the output of each layer, found on an image of the meta device."""
+    strides: dict[nn.Module, int] = {}
+    shown = torch.empty(1, 3, size, size, device="meta")
+    for layer in network.children():
+        shown = _on_meta(layer, shown)
+        strides[layer] = round(size / shown.shape[-1])
+    return strides
+
+
+@torch.no_grad()
+def _on_meta(layer: nn.Module, image: Tensor) -> Tensor:
+    state = {name: tensor.to("meta") for name, tensor in (*layer.named_parameters(), *layer.named_buffers())}
+    return torch.func.functional_call(layer, state, (image,))

@@ -1,0 +1,156 @@
+"""The figures of a benchmark as text."""
+
+from typing import Any
+
+MIB = 2**20
+KINDS = {
+    "convolutions": "convolutions",
+    "products": "products of matrices",
+    "pooling": "RoI pooling",
+    "outside": "outside these three",
+}
+LEAST_GAIN = 1.1
+"""A ratio below this, or one whose quartiles reach below 1, is no gain."""
+
+
+def format_comparison(result: dict[str, Any]) -> str:
+    """A few lines: the input, the machine, each side, the ratio or why there is none."""
+    given, machine = result["input"], result["machine"]
+    sizes = sorted({f"{height}x{width}" for height, width in given["sizes"]})
+    lines = [
+        f"{result['what']}: {given['images']} images of {', '.join(sizes)} (canvas {given['canvas'][0]}x"
+        f"{given['canvas'][1]}), objects {given['objects']}, {given['classes']} classes, {given['precision']}, "
+        f"{given['origin']}",
+        format_machine(machine, result["cpu_pressure"]),
+    ]
+    if result["adapted"]:
+        changes = ", ".join(f"{key}={value}" for key, value in result["adapted"].items())
+        lines.append(f"ours takes over what the peer has one value of: {changes}")
+    for name, side in result["sides"].items():
+        lines.append(format_side(name, side))
+    if all("stages" in side for side in result["sides"].values()):
+        lines += format_stages(result["sides"])
+    return "\n".join([*lines, *format_verdict(result)])
+
+
+def format_stages(sides: dict[str, Any]) -> list[str]:
+    """Shares of each stage in a profiled step, forward and backward, and of all that is no dense arithmetic."""
+    names = list(dict.fromkeys(stage for side in sides.values() for stage in side["stages"]))
+    lines = ["share of a step, forward + backward".ljust(36) + "".join(f"{name:>18}" for name in sides)]
+    for stage in names:
+        cells = ""
+        for side in sides.values():
+            both, total = side["stages"].get(stage, {"forward": 0, "backward": 0}), side["profiled_seconds"]
+            cells += f"{both['forward'] / total:>8.1%} + {both['backward'] / total:>6.1%} "
+        lines.append(f"  {stage:34}{cells}")
+    for kind, text in KINDS.items():
+        lines.append(f"  {text:34}" + "".join(f"{side['shares'][kind]:>17.1%} " for side in sides.values()))
+    return lines
+
+
+def format_machine(machine: dict[str, Any], pressure: list[float | None]) -> str:
+    around = " -> ".join("?" if value is None else f"{value:.0f} %" for value in pressure)
+    return (
+        f"{machine['cpu']}, {machine['threads']} threads on {machine['cpus']} CPUs, device {machine['device']}, torch "
+        f"{machine['torch']}, torchvision {machine['torchvision']}, CPU pressure {around}"
+    )
+
+
+def format_side(name: str, side: dict[str, Any]) -> str:
+    seconds = side["seconds"]
+    text = (
+        f"  {name:12} {seconds['median']:8.4f} s  ({seconds['lower']:.4f} to {seconds['upper']:.4f})  "
+        f"{side['images_per_second']:7.2f} images/s"
+    )
+    if "memory" in side:
+        memory = side["memory"]
+        text += f"  peak {memory['peak'] / MIB:.0f} MiB ({memory['held'] / MIB:.0f} held + {memory['step'] / MIB:.0f})"
+    if side.get("host_syncs") is not None:
+        text += f"  {side['host_syncs']} host syncs"
+    if "graphs" in side:
+        graphs = side["graphs"]
+        text += f"  {graphs['breaks']} graph breaks" if "error" not in graphs else f"  not compiled: {graphs['error']}"
+    return text + "".join(f"\n    {note}" for note in side["notes"])
+
+
+def format_verdict(result: dict[str, Any]) -> list[str]:
+    """The ratio and what was compared first, or why there is no ratio."""
+    agreement, ratio = result["agreement"], result["ratio"]
+    if ratio is None:
+        what = "no peer" if agreement is None else "no ratio, the sides do not compute the same"
+        return [f"{what}: {'; '.join(result['no_ratio'])}"]
+    lines = [format_agreement(agreement["figures"])]
+    text = f"ours is {ratio['median']:.2f} x as fast ({ratio['lower']:.2f} to {ratio['upper']:.2f}, {result['rounds']} "
+    text += "rounds in alternation)"
+    if ratio["median"] < LEAST_GAIN:
+        text += ": no gain"
+    sides = list(result["sides"].values())
+    if "memory" in sides[0]:
+        text += f"; peak memory {sides[0]['memory']['peak'] / sides[1]['memory']['peak']:.2f} x"
+    return [*lines, text]
+
+
+def format_agreement(figures: dict[str, Any]) -> str:
+    if "losses" in figures:
+        losses = " / ".join(" ".join(f"{value:.5f}" for value in side) for side in figures["losses"])
+        distance = figures["gradient_distance"]
+        return f"same samples, losses {losses}, gradients apart by {distance['median']:.1e} (median)"
+    counts, shares = figures["detections"], figures["shared"]
+    return (
+        f"detections {counts[0]} / {counts[1]}, {min(shares):.1%} the same within {figures['pixels']} pixels and "
+        f"{figures['score']}"
+    )
+
+
+def format_point(axis: str, point: dict[str, Any]) -> str:
+    """One line of a sweep."""
+    cells = [
+        f"{name} {side['seconds']['median']:.4f} s, {side['memory']['peak'] / MIB:.0f} MiB"
+        for name, side in point["sides"].items()
+    ]
+    ratio = point["ratio"]
+    verdict = "; ".join(point["no_ratio"]) if ratio is None else f"{ratio['median']:.2f} x"
+    return f"{axis} {point['value']:>5}  " + "  ".join([*cells, verdict])
+
+
+def format_loading(result: dict[str, Any]) -> str:
+    """Images a second of each way to read, and the two ratios."""
+    given = result["input"]
+    lines = [
+        f"data: {given['images']} images, {given['data']}, sides {given['short_side']} and {given['long_side']}",
+        format_machine(result["machine"], result["cpu_pressure"]),
+    ]
+    for name, side in result["sides"].items():
+        seconds = side["seconds"]
+        lower, upper = given["images"] / seconds["upper"], given["images"] / seconds["lower"]
+        speed = side["images_per_second"]
+        lines.append(f"  {name:18} {speed:7.1f} images/s and core  ({lower:.1f} to {upper:.1f})")
+    for key, text in (("ratio", "to resized uint8"), ("ratio_normalised", "to resized, normalised float32")):
+        ratio = result[key]
+        lines.append(f"ours is {ratio['median']:.2f} x as fast {text} ({ratio['lower']:.2f} to {ratio['upper']:.2f})")
+    if "loaders" in result:
+        loaders = result["loaders"]
+        speeds = ", ".join(f"{name} {speed:.1f}" for name, speed in loaders["images_per_second"].items())
+        lines.append(f"whole loaders with {loaders['workers']} processes, images/s, one run each: {speeds}")
+    return "\n".join(lines)
+
+
+def format_evaluation(result: dict[str, Any]) -> str:
+    """The 12 numbers of both, seconds and the ratio."""
+    given = result["input"]
+    lines = [
+        f"eval: {given['images']} images, {given['classes']} classes, {given['objects']} objects, "
+        f"{given['detections']} detections, backend {given['backend']}"
+    ]
+    lines += [f"  {name:6} {_show(one)}  {_show(two)}" for name, (one, two) in result["numbers"].items()]
+    for name, side in result["sides"].items():
+        seconds = side["seconds"]
+        lines.append(f"  {name:12} {seconds['median']:.2f} s  ({seconds['lower']:.2f} to {seconds['upper']:.2f})")
+    if (ratio := result["ratio"]) is None:
+        return "\n".join([*lines, f"no ratio: {'; '.join(result['no_ratio'])}"])
+    text = f"all numbers equal; ours is {ratio['median']:.1f} x as fast ({ratio['lower']:.1f} to {ratio['upper']:.1f})"
+    return "\n".join([*lines, text])
+
+
+def _show(number: float | None) -> str:
+    return "      -" if number is None else f"{number:7.4f}"

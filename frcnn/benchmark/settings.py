@@ -1,0 +1,69 @@
+"""The settings under which each side runs best."""
+
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from frcnn.benchmark.sides import Ours, Side
+from frcnn.benchmark.timing import synchroniser
+from frcnn.inference.compiled import Compile, CompiledDetector, check_compiler
+
+TRIES = 5
+
+
+def settle_peer(side: Side, what: str) -> None:
+    """On a GPU: channels-last, and a compiled backbone where that works and is faster. On a CPU nothing.
+
+    What was chosen goes into the side's notes. The backbone is what PyTorch compiles as one graph; between it and the
+    end, the peers' shapes depend on the data.
+    """
+    if side.device.type != "cuda":
+        return
+    side.model.to(memory_format=torch.channels_last)
+    side.notes.append("channels-last")
+    backbone = side.model.get_submodule("backbone")
+    eager = _seconds(side, what)
+    try:
+        backbone.compile()
+        compiled = _seconds(side, what)
+    except Exception as error:  # whatever the compiler cannot do: the peer runs without it
+        _forget_compiled(backbone)
+        side.notes.append(f"eager: its backbone does not compile ({str(error).splitlines()[0]})")
+        return
+    if compiled < eager:
+        side.notes.append(f"compiled backbone: {compiled:.4f} s against {eager:.4f} s eager")
+    else:
+        _forget_compiled(backbone)
+        side.notes.append(f"eager: {eager:.4f} s against {compiled:.4f} s with a compiled backbone")
+
+
+def compile_ours(ours: Ours) -> None:
+    """Compile our forward passes, on a GPU with CUDA graphs.
+
+    Raises:
+        ConfigError: this machine has no compiler.
+    """
+    choice: Compile = "reduce-overhead" if ours.device.type == "cuda" else True
+    check_compiler(choice, ours.device, setting="--compile")
+    use_cuda_graphs = ours.device.type == "cuda"
+    ours.compiled = CompiledDetector(
+        ours.model, tell=ours.notes.append, setting="--compile", use_cuda_graphs=use_cuda_graphs
+    )
+
+
+def _seconds(side: Side, what: str) -> float:
+    """Median of a few steps after two that warm up."""
+    step, synchronise = side.step(what), synchroniser(side.device)
+    times = []
+    for _ in range(TRIES + 2):
+        start = time.perf_counter()
+        step()
+        synchronise()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def _forget_compiled(module: nn.Module) -> None:
+    module._compiled_call_impl = None

@@ -1,0 +1,115 @@
+"""Figures of `analyze` against such as are worked out by hand, and against torchvision's own model."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+from frcnn.analyze.build import analyze
+from frcnn.analyze.counting import PartCounter
+from frcnn.analyze.parts import strides_of
+from frcnn.benchmark.build import read_config
+from frcnn.config import parse_config
+from frcnn.config.schema.model import ModelConfig
+from tests.benchmark.sides import FPN, SINGLE, settings
+from tests.static.test_configs import CONFIGS
+
+
+def small(model, **changes):
+    return analyze(
+        parse_config(settings(model), source="test"), num_classes=4, **{"size": (96, 128), "batch": 2} | changes
+    )
+
+
+def test_rpn_by_hand():
+    """One map of 6 x 8, 256 channels in, 24 of the RPN, 9 anchors."""
+    row = small(SINGLE)["parts"]["rpn head"]
+    positions = 2 * 6 * 8
+    dense = 2 * positions * (256 * 24 * 9 + 24 * 9 * 5)
+    assert row["detect_forward"] == dense
+    assert row["trainable"] == (256 * 9 + 1) * 24 + (24 + 1) * 9 * 5
+    sampled = 2 * 2 * 256 * (256 * 24 * 9 + 24 * 9 * 5)
+    assert row["train_forward"] == dense + sampled
+
+
+def test_box_head_by_hand():
+    row = small(SINGLE)["parts"]["box head"]
+    fully_connected = 256 * 7 * 7 * 32 + 32 * 32 + 32 * (5 + 16)
+    assert row["train_forward"] == 2 * 2 * 16 * fully_connected  # 16 regions an image
+    assert row["train_backward"] == 2 * row["train_forward"]
+    assert row["detect_forward"] == 2 * 2 * 20 * fully_connected  # 20 proposals
+    assert row["trainable"] == fully_connected + 32 + 32 + 5 + 16
+    # kept: what is pooled, and the results of both layers
+    assert row["saved_bytes"] == 4 * 2 * 16 * (256 * 7 * 7 + 32 + 32)
+
+
+def test_roi_pooling_by_hand():
+    """A region is 49 bins of 2 x 2 samples with 4 neighbours each, of 256 channels."""
+    row = small(SINGLE)["parts"]["roi pooling"]
+    assert row["train_forward"] == 2 * 2 * 16 * 49 * 16 * 256
+    assert row["train_backward"] == row["train_forward"]
+
+
+def test_twice_the_images_are_twice_the_work():
+    one, two = small(FPN, batch=1), small(FPN)
+    for name, row in two["parts"].items():
+        for key in ("train_forward", "train_backward", "detect_forward"):
+            assert row[key] == 2 * one["parts"][name][key], (name, key)
+        assert row["trainable"] == one["parts"][name]["trainable"]
+
+
+def test_parameters_are_those_of_torchvisions_model():
+    """But for the deltas of background, 4 rows of 1024 weights and a bias each."""
+    config, _ = read_config(CONFIGS / "base/torchvision_resnet50_fpn.yaml", [])
+    ours = analyze(config, num_classes=90, size=(64, 64), batch=1)["total"]
+    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    count = sum(parameter.numel() for parameter in theirs.parameters())
+    assert ours["trainable"] + ours["frozen"] == count - 4 * 1025
+    norms = sum(p.numel() for m in theirs.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    assert count - norms == 41_755_286  # torchvision's table of weights, whose norms are no parameters
+
+
+def test_frozen_stages_have_no_backward_pass():
+    frozen = {**FPN["backbone"], "frozen_stages": 4}
+    parts = small({**FPN, "backbone": frozen})["parts"]
+    for name, row in parts.items():
+        if name.startswith("backbone"):
+            assert row["train_backward"] == row["saved_bytes"] == row["trainable"] == 0 < row["train_forward"]
+
+
+def test_backward_of_grouped_convolutions():
+    convolution = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    counter = PartCounter(uncounted=[])
+    with counter.counting():
+        with counter.inside("here"):
+            total = convolution(torch.rand(1, 8, 5, 6, requires_grad=True)).sum()
+        total.backward()
+    assert counter.forward["here"] == 2 * 8 * 9 * 30
+    assert counter.backward["here"] == 2 * counter.forward["here"]
+
+
+def test_storages_are_counted_once_and_where_they_are_kept_first():
+    counter = PartCounter(uncounted=[])
+    given = torch.rand(10, requires_grad=True)
+    with counter.counting():
+        with counter.inside("first"):
+            middle = given.exp()  # keeps its result
+        with counter.inside("second"):
+            (middle * middle).sum()  # keeps it again
+    assert counter.saved == {"first": 40}
+
+
+def test_strides():
+    network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    assert list(strides_of(network).values()) == [2, 2, 4]
+
+
+@pytest.mark.parametrize("kind", ["res5", "vgg16"])
+def test_other_structures(kind):
+    model = {"res5": SINGLE | {"roi": {"head": {"kind": "res5"}}}, "vgg16": {}}[kind]
+    if kind == "vgg16":
+        backbone = {"name": "vgg16", "weights": None}
+        model = {"backbone": backbone, "roi": {"samples_per_image": 4, "head": {"kind": "vgg_fc"}}}
+        ModelConfig.model_validate(model)
+    parts = small(model)["parts"]
+    assert "backbone, stride 16" in parts and parts["box head"]["train_backward"] > 0

@@ -1,0 +1,91 @@
+"""The peer computes the same as ours, and the check sees it where it does not."""
+
+import pytest
+import torch
+
+from frcnn.benchmark import build_detectron2
+from frcnn.benchmark.agreement import compare_detections, compare_training
+from frcnn.benchmark.build_torchvision import in_their_names
+from frcnn.config import parse_config
+from frcnn.convert import from_detectron2
+from frcnn.model.build import build_from_config
+from tests.benchmark.sides import ALL, NO_PEER, settings, small_sides
+from tests.convert import peers
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_detections_agree(kind):
+    sides = small_sides(ALL[kind])
+    agreement = compare_detections(sides.ours, sides.peer)
+    assert agreement.agrees, agreement.reasons
+    assert min(agreement.figures["detections"]) >= 10
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_losses_and_gradients_agree(kind):
+    sides = small_sides(ALL[kind], "train")
+    agreement = compare_training(sides.ours, sides.peer, in_their_names=in_their_names)
+    assert agreement.agrees, agreement.reasons
+    assert all(loss > 0 for losses in agreement.figures["losses"] for loss in losses)
+
+
+@pytest.mark.parametrize("layer", ["rpn.head.cls_logits", "roi_heads.box_predictor.bbox_pred", "backbone.fpn"])
+def test_other_weights_are_seen(layer):
+    for what in ("detect", "train"):
+        sides = small_sides(what=what)
+        with torch.no_grad():
+            next(sides.peer.model.get_submodule(layer).parameters()).mul_(-1)
+        if what == "detect":
+            agreement = compare_detections(sides.ours, sides.peer)
+        else:
+            agreement = compare_training(sides.ours, sides.peer, in_their_names=in_their_names)
+        assert not agreement.agrees and agreement.reasons
+
+
+def test_a_parameter_trained_on_one_side_only_is_seen():
+    sides = small_sides(what="train")
+    sides.peer.model.rpn.head.cls_logits.requires_grad_(False)
+    agreement = compare_training(sides.ours, sides.peer, in_their_names=in_their_names)
+    assert "trained on one side only" in "; ".join(agreement.reasons)
+
+
+def test_the_check_leaves_the_sides_as_they_were():
+    sides = small_sides(ALL["trained_norm"], "train")
+    before = [{name: value.clone() for name, value in side.model.state_dict().items()} for side in sides.both]
+    sampler = sides.peer.model.rpn.fg_bg_sampler
+    compare_training(sides.ours, sides.peer, in_their_names=in_their_names)
+    for side, state in zip(sides.both, before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in side.model.state_dict().items())
+        assert all(parameter.grad is None for parameter in side.model.parameters())
+    assert sides.peer.model.rpn.fg_bg_sampler is sampler
+
+
+def test_what_torchvision_has_nothing_for_has_no_peer():
+    sides = small_sides(NO_PEER)
+    assert sides.peer is None and sides.no_peer == ["model.backbone.neck_norm is group"]
+    assert not sides.adapted
+
+
+def test_detectron2_is_tried_only_where_it_is_installed():
+    if build_detectron2.is_installed():
+        pytest.skip("it is installed here")
+    assert small_sides(against="detectron2").no_peer == ["detectron2 is not installed"]
+
+
+def test_our_weights_by_detectron2s_names():
+    """Back through the converter they are ours again."""
+    raw = settings({"backbone": {"name": "resnet50", "weights": None, "neck": "fpn"}, "anchors": {"sizes": [32.0]}})
+    ours = build_from_config(parse_config(raw, source="test"), num_classes=4, pretrained=False).state_dict()
+    names = list(peers.detectron2("fpn", num_classes=4))
+    theirs = build_detectron2.in_their_names(ours, names)
+    assert set(names) - set(theirs) == {name for name in names if "cell_anchors" in name or name.startswith("pixel_")}
+    back = from_detectron2.convert(theirs, None, file_name="").state
+    assert {name for name in ours if not name.endswith("num_batches_tracked")} == set(back)
+    assert all(torch.equal(value, ours[name]) for name, value in back.items())
+
+
+def test_keys_of_which_torchvision_knows_one_value_are_taken_over():
+    sides = small_sides(ALL["roi_pool"])
+    assert sides.adapted["model.rpn.skip_padding"] is False
+    assert sides.config.model.rpn.skip_padding is False
+    assert "model.roi.add_ground_truth" not in sides.adapted

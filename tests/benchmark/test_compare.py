@@ -1,0 +1,128 @@
+"""The figures of a comparison, a sweep and their picture."""
+
+import json
+
+import pytest
+import torch
+
+from frcnn.benchmark.compare import compare
+from frcnn.benchmark.graphs import count_graph_breaks, count_host_syncs
+from frcnn.benchmark.memory import bytes_held, cpu_peak
+from frcnn.benchmark.plot import draw_sweep
+from frcnn.benchmark.report import format_comparison, format_point
+from frcnn.benchmark.sweep import sweep
+from tests.benchmark.sides import NO_PEER, small_sides
+
+
+@pytest.fixture(scope="module", params=["train", "detect"])
+def result(request):
+    return compare(small_sides(what=request.param), request.param, rounds=3, warmup=1)
+
+
+def test_a_comparison_holds_what_is_promised(result):
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["agreement"]["agrees"] and result["no_ratio"] == []
+    assert result["input"]["canvas"] == [96, 128] and result["input"]["sizes"] == [[96, 120]] * 2
+    ratio = result["ratio"]
+    assert 0 < ratio["lower"] <= ratio["median"] <= ratio["upper"]
+    assert set(result["machine"]) >= {"cpu", "threads", "torch", "torchvision", "device"}
+    assert len(result["cpu_pressure"]) == 2
+    for side in result["sides"].values():
+        assert len(side["seconds_of_rounds"]) == 3
+        assert side["memory"]["peak"] == side["memory"]["held"] + side["memory"]["step"] > side["memory"]["step"] > 0
+        assert sum(side["shares"].values()) == pytest.approx(1)
+        assert all(share > 0 for share in side["shares"].values())
+        assert side["host_syncs"] is None
+
+
+def test_stages_add_up_to_the_step_on_both_sides(result):
+    stages = [side["stages"] for side in result["sides"].values()]
+    shared = {"backbone", "neck", "rpn head", "proposals", "roi pooling", "box head"}
+    for side, named in zip(result["sides"].values(), stages, strict=True):
+        assert named.keys() >= shared
+        total = sum(sum(both.values()) for both in named.values())
+        assert total == pytest.approx(side["profiled_seconds"], rel=0.02)
+        if result["what"] == "train":
+            assert named.keys() >= {"losses", "labels and sampling", "optimiser"}
+            assert all(named[stage]["backward"] > 0 for stage in shared - {"proposals"})
+            assert named["proposals"]["backward"] == named["optimiser"]["backward"] == 0
+        else:
+            assert all(both["backward"] == 0 for both in named.values())
+
+
+def test_the_text_gives_the_ratio(result):
+    text = format_comparison(result)
+    assert f"ours is {result['ratio']['median']:.2f} x as fast" in text and "RoI pooling" in text
+
+
+def test_without_a_peer_there_are_times_but_no_ratio():
+    result = compare(small_sides(NO_PEER), "detect", rounds=1, warmup=1)
+    assert result["ratio"] is None and list(result["sides"]) == ["ours"]
+    assert "no peer: model.backbone.neck_norm is group" in format_comparison(result)
+
+
+def test_where_the_sides_disagree_there_is_no_ratio():
+    sides = small_sides()
+    with torch.no_grad():
+        sides.peer.model.roi_heads.box_predictor.cls_score.weight.mul_(-1)
+    result = compare(sides, "detect", rounds=1, warmup=1)
+    assert result["ratio"] is None and set(result["sides"]) == {"ours", "torchvision"}
+    assert "no ratio, the sides do not compute the same" in format_comparison(result)
+
+
+def test_our_detection_is_one_graph():
+    sides = small_sides(against="none")
+    assert count_graph_breaks(sides.ours, "detect")["breaks"] == 0
+
+
+@pytest.mark.slow
+def test_our_step_is_one_graph_and_the_peers_is_not():
+    sides = small_sides(what="train")
+    assert count_graph_breaks(sides.ours, "train")["breaks"] == 0
+    theirs = count_graph_breaks(sides.peer, "train")
+    assert theirs["breaks"] > 5 and theirs["reasons"]
+
+
+def test_host_syncs_are_counted_on_a_gpu_only():
+    assert count_host_syncs(lambda: None, torch.device("cpu")) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_host_syncs_on_a_gpu():
+    device = torch.device("cuda")
+    number = torch.ones(1, device=device)
+    assert count_host_syncs(lambda: [number.item() for _ in range(3)], device) == 3
+
+
+def test_peak_of_live_bytes():
+    def step():
+        first, second = torch.empty(1000), torch.empty(2000)
+        del first
+        return second, torch.empty(500)
+
+    assert cpu_peak(step) == pytest.approx(3000 * 4, abs=200)  # blocks are multiples of 64 bytes
+
+
+def test_held_bytes_count_shared_storages_once():
+    sides = small_sides(what="train")
+    parameters = sum(p.numel() * 4 for p in sides.ours.model.parameters())
+    buffers = sum(b.untyped_storage().nbytes() for b in sides.ours.model.buffers())
+    assert bytes_held(sides.ours) == parameters + buffers
+
+
+def test_a_sweep_and_its_picture():
+    result = sweep(
+        lambda **changed: small_sides(**changed),
+        "detect",
+        "objects",
+        [1, 3],
+        rounds=1,
+        warmup=1,
+        on_point=lambda _: None,
+    )
+    assert [point["value"] for point in result["points"]] == [1, 3]
+    assert [point["input"]["objects"] for point in result["points"]] == [[1, 1], [3, 3]]
+    picture = draw_sweep(result, title="detect")
+    assert len(picture.convert("RGB").getcolors(maxcolors=10**6)) > 4
+    assert " x" in format_point("objects", result["points"][0])

@@ -1,0 +1,28 @@
+from frcnn.benchmark.evaluation import as_coco, compare_evaluation, make_up
+from frcnn.benchmark.report import format_evaluation
+
+
+def test_made_up_data_have_the_numbers_asked_for():
+    records, found = make_up(images=7, classes=3, detections=50, seed=0)
+    assert len(records) == len(found) == 7
+    assert sum(len(each.boxes) for each in found) == 50
+    for record, each in zip(records, found, strict=True):
+        assert (record.boxes[:, 2:] > record.boxes[:, :2]).all() and (each.boxes[:, 2:] > each.boxes[:, :2]).all()
+        assert set(each.labels) <= {1, 2, 3}
+        assert (each.scores[:-1] >= each.scores[1:]).all()
+    dataset, results = as_coco(records, found, classes=3)
+    assert len(results) == 50 and len(dataset["annotations"]) == sum(len(record.boxes) for record in records)
+
+
+def test_both_give_the_same_numbers():
+    result = compare_evaluation(images=30, classes=4, detections=900, rounds=1)
+    assert result["difference"] == 0 and result["ratio"] is not None
+    assert 0.05 < result["numbers"]["AP50"][0] < 1
+    assert "all numbers equal" in format_evaluation(result)
+
+
+def test_numbers_that_differ_have_no_ratio(monkeypatch):
+    monkeypatch.setattr("frcnn.benchmark.evaluation.run_pycocotools", lambda *_: [0.5] * 12)
+    result = compare_evaluation(images=5, classes=2, detections=50, rounds=1)
+    assert result["ratio"] is None
+    assert "no ratio: the 12 numbers differ" in format_evaluation(result)

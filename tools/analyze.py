@@ -1,0 +1,4 @@
+from frcnn.cli.analyze import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

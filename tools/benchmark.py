@@ -1,0 +1,4 @@
+from frcnn.cli.benchmark import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
