@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from frcnn.evaluation.table import DetectionTable, ObjectTable, pair_up, runs, to_xywh
+from frcnn.evaluation.table import DetectionTable, ObjectTable, pair_up_in_parts, runs, to_xywh
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -115,21 +115,30 @@ def _judge(objects: _Objects, ranked: _Ranked) -> tuple[np.ndarray, np.ndarray]:
     wrong = np.repeat(is_within.T[:, None], len(THRESHOLDS), axis=1)
     is_taken = np.zeros((len(objects.key), len(AREA_RANGES), len(THRESHOLDS)), dtype=bool)
 
-    detection, candidate = pair_up(ranked.key, objects.key)
-    overlap = _iou(ranked.boxes[detection], objects.boxes[candidate], objects.is_region[candidate])
-    close = np.flatnonzero(overlap >= THRESHOLDS[0])
-    close = close[np.argsort(ranked.rank[detection[close]], kind="stable")]
-    rounds = np.searchsorted(ranked.rank[detection[close]], np.arange(LIMITS[-1] + 1))
+    detection, candidate, overlap = _close_pairs(objects, ranked)
+    by_rank = np.argsort(ranked.rank[detection], kind="stable")
+    rounds = np.searchsorted(ranked.rank[detection[by_rank]], np.arange(LIMITS[-1] + 1))
     for start, end in zip(rounds[:-1], rounds[1:], strict=True):
         if start == end:
             continue
-        pairs = close[start:end]
+        pairs = by_rank[start:end]
         chosen, area, threshold = _choose(objects, is_taken, detection[pairs], candidate[pairs], overlap[pairs])
         finder, found = detection[pairs[chosen]], candidate[pairs[chosen]]
         is_taken[found, area, threshold] = True
         right[area, threshold, finder] = ~objects.is_ignored[found, area]
         wrong[area, threshold, finder] = False
     return right, wrong
+
+
+def _close_pairs(objects: _Objects, ranked: _Ranked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step 2: detection, object and IoU of each pair, by detection, then by object."""
+    parts = []
+    for detection, candidate in pair_up_in_parts(ranked.key, objects.key):
+        overlap = _iou(ranked.boxes[detection], objects.boxes[candidate], objects.is_region[candidate])
+        is_close = overlap >= THRESHOLDS[0]
+        parts.append((detection[is_close], candidate[is_close], overlap[is_close]))
+    detection, candidate, overlap = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return detection, candidate, overlap
 
 
 def _choose(

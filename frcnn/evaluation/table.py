@@ -1,11 +1,15 @@
 """The boxes of all images side by side, so that evaluation needs no loop over images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from frcnn.records import ImageDetections, ImageRecord
+
+MOST_PAIRS = 2**20
+"""Detections with objects that are compared at once; a pair takes about 150 bytes."""
 
 
 class ObjectTable(NamedTuple):
@@ -70,6 +74,15 @@ def pair_up(keys: np.ndarray, object_keys: np.ndarray) -> tuple[np.ndarray, np.n
     detection = np.repeat(np.arange(len(keys)), number)
     first_pair = np.cumsum(number) - number
     return detection, np.arange(len(detection)) - np.repeat(first_pair - start, number)
+
+
+def pair_up_in_parts(keys: np.ndarray, object_keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`pair_up` for some detections after the others, about `MOST_PAIRS` pairs at a time, so that memory is bounded."""
+    number = np.searchsorted(object_keys, keys, side="right") - np.searchsorted(object_keys, keys, side="left")
+    cuts = np.flatnonzero(np.diff(np.cumsum(number) // MOST_PAIRS, prepend=0))
+    for first, end in pairwise([0, *cuts.tolist(), len(keys)]):
+        detection, candidate = pair_up(keys[first:end], object_keys)
+        yield detection + first, candidate
 
 
 def runs(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from frcnn.evaluation.table import DetectionTable, ObjectTable, join_detections, join_objects, pair_up, runs
+from frcnn.evaluation.table import DetectionTable, ObjectTable, join_detections, join_objects, pair_up_in_parts, runs
 from frcnn.records import ImageDetections, ImageRecord
 
 RECALL_POINTS = (0.0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -123,12 +123,13 @@ def _best_objects(objects: ObjectTable, detections: DetectionTable, num_images: 
         objects: by class, then by image.
     """
     keys, object_keys = (table.labels * num_images + table.image for table in (detections, objects))
-    detection, candidate = pair_up(keys, object_keys)
-    overlap = _iou(detections.boxes[detection], objects.boxes[candidate])
-    starts = runs(detection)
-    finder = detection[starts]  # those that have a pair
     match, best_overlap = np.full(len(keys), -1), np.zeros(len(keys))
-    if len(starts):
+    for detection, candidate in pair_up_in_parts(keys, object_keys):
+        if len(detection) == 0:
+            continue
+        overlap = _iou(detections.boxes[detection], objects.boxes[candidate])
+        starts = runs(detection)
+        finder = detection[starts]  # those that have a pair
         best_overlap[finder] = np.maximum.reduceat(overlap, starts)
         place = np.where(overlap == best_overlap[detection], np.arange(len(detection)), len(detection))
         match[finder] = candidate[np.minimum.reduceat(place, starts)]  # the first of equals

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from frcnn.model.init import initialise
 from frcnn.model.norm import norm_layer
 from frcnn.ops.boxes import move_far_corners
-from frcnn.ops.roi_pooling import assign_levels, roi_align, roi_pool
+from frcnn.ops.pixel_table import PixelTable, pixel_table
+from frcnn.ops.roi_pooling import assign_levels, roi_align, roi_align_adaptive, roi_pool
 
 
 class RoiPooling(nn.Module):
@@ -51,8 +52,13 @@ class RoiPooling(nn.Module):
         self.level_rule = level_rule
         self.plus_one = plus_one
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """(B, R, 4) boxes on the canvas -> (B*R, C, S, S)."""
+    @property
+    def is_channels_last(self) -> bool:
+        """Whether results are (N, S, S, C) in memory, as those of RoIAlign with a fixed number of samples."""
+        return self.kind == "roi_align" and self.sampling_ratio > 0
+
+    def forward(self, features: Sequence[Tensor], boxes: Tensor, table: PixelTable | None = None) -> Tensor:
+        """(B, R, 4) boxes on the canvas -> (B*R, C, S, S). `table`: of the maps, where it has been made already."""
         batch, count = boxes.shape[:2]
         if self.plus_one:
             boxes = move_far_corners(boxes, -boxes.new_ones(batch))
@@ -65,18 +71,14 @@ class RoiPooling(nn.Module):
             canonical_level=self.canonical_level,
             rule=self.level_rule,
         )
+        settings = {"strides": self.strides, "size": self.size}
+        if self.is_channels_last:
+            table = pixel_table(features) if table is None else table
+            return roi_align(table, rois, level, sampling_ratio=self.sampling_ratio, aligned=self.aligned, **settings)
         features = features[: len(self.strides)]
-        if self.kind == "roi_pool":
-            return roi_pool(features, rois, level, strides=self.strides, size=self.size)
-        return roi_align(
-            features,
-            rois,
-            level,
-            strides=self.strides,
-            size=self.size,
-            sampling_ratio=self.sampling_ratio,
-            aligned=self.aligned,
-        )
+        if self.kind == "roi_align":
+            return roi_align_adaptive(features, rois, level, aligned=self.aligned, **settings)
+        return roi_pool(features, rois, level, **settings)
 
 
 class ConvFcHead(nn.Module):
@@ -180,8 +182,10 @@ class RoiHead(nn.Module):
         self.head = head
         self.predictor = predictor
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, R, 4) boxes on the canvas -> class_logits (B, R, K + 1), deltas (B, R, K or 1, 4)."""
-        class_logits, deltas = self.predictor(self.head(self.pooling(features, boxes)))
+    def forward(
+        self, features: Sequence[Tensor], boxes: Tensor, table: PixelTable | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, R, 4) boxes on the canvas -> class_logits (B, R, K + 1), deltas (B, R, K or 1, 4); see `RoiPooling`."""
+        class_logits, deltas = self.predictor(self.head(self.pooling(features, boxes, table)))
         shape = boxes.shape[:2]
         return class_logits.unflatten(0, shape), deltas.unflatten(0, shape)

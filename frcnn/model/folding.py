@@ -1,7 +1,7 @@
 """Batch norm that the convolution before it carries out.
 
 Batch norm with stored statistics is y = x * scale + shift for each channel, and so it can be made part of the
-convolution that gives x: kernels times scale, bias times scale plus shift. Every map is then read and written once
+convolution that gives x: kernels times scale, bias times scale plus shift. Large maps are then read and written once
 less, forward and backward.
 
 In training the frozen ones are folded anew in each pass, so that the convolution's own weights stay what is trained,
@@ -12,31 +12,58 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-WITH_ACTIVATION = "BatchNormAct2d"
-"""timm's layer of norm and activation, by name: timm may not be installed."""
+SAME_PADDING, WITH_ACTIVATION = "Conv2dSame", "BatchNormAct2d"
+"""timm's convolution that pads like TensorFlow, and its layer of norm and activation; by name, as timm may not be
+installed. Other kinds may do more to their weights than is known here, and are not folded."""
 
 
 class _Folding:
     """What makes a convolution carry out a batch norm; stands in front of its class.
 
-    Parameters keep names and places. Only who asks for `weight` and `bias`, as `forward` does, gets the folded ones;
-    so any kind of convolution will do, such as timm's that pads like TensorFlow.
+    Where the map that comes out has more numbers than the kernels, the kernels are changed; where it has fewer, the map
+    is, as batch norm does it. A compiled graph serves maps of all sizes, and always changes the kernels.
+
+    Parameters keep names and places. Only who asks for `weight` and `bias`, as `forward` does, gets the folded ones.
     """
 
     _parameters: dict[str, Tensor | None]
+    stride: tuple[int, int]
     norm: tuple[_BatchNorm]
     """The one it carries out; in a tuple, so that it does not become a submodule of two modules."""
+    is_folded: bool
+    """Whether the kernels are changed in this pass, or were in the last one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self._parameters["weight"]
+        assert weight is not None
+        positions = x.shape[0] * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
+        self.is_folded = torch.compiler.is_compiling() or positions >= weight[0].numel()
+        y = super().forward(x)  # type: ignore[misc] - of the convolution behind
+        if self.is_folded:
+            return y
+        scale, shift = scale_and_shift(self.norm[0])
+        return torch.addcmul(shift[:, None, None], y, scale[:, None, None]).to(y.dtype)
 
     @property
     def weight(self) -> Tensor:
-        return folded_weight(self._parameters["weight"], self.norm[0])
+        weight = self._parameters["weight"]
+        assert weight is not None
+        if not self.is_folded:
+            return weight
+        scale, _ = scale_and_shift(self.norm[0])
+        return weight * scale.view(-1, *[1] * (weight.dim() - 1))
 
     @property
-    def bias(self) -> Tensor:
-        return folded_bias(self._parameters["bias"], self.norm[0])
+    def bias(self) -> Tensor | None:
+        bias = self._parameters["bias"]
+        if not self.is_folded:
+            return bias
+        scale, shift = scale_and_shift(self.norm[0])
+        return shift if bias is None else torch.addcmul(shift, bias, scale)
 
 
 class _Folded:
@@ -81,33 +108,28 @@ def fold_all(network: nn.Module) -> None:
     network.eval()
     for pair in find_pairs(network):
         _fold(*pair)
-    for module in list(network.modules()):
+    for name, module in list(network.named_modules()):
         if isinstance(module, _Folding):
             assert isinstance(module, nn.Conv2d)
+            module.is_folded = True
             folded = module.weight.detach(), module.bias.detach()  # type: ignore[union-attr]
             module.__class__ = type(module).__mro__[2]  # as it was before `_in_front`
             module.weight, module.bias = (nn.Parameter(each, requires_grad=False) for each in folded)
-            del module.norm
+            del module.norm, module.is_folded
+        elif isinstance(module, _Folded | _FoldedBeforeActivation):
+            parent, _, own_name = name.rpartition(".")
+            rest = nn.Identity() if isinstance(module, _Folded) else nn.Sequential(module.drop, module.act)
+            setattr(network.get_submodule(parent), own_name, rest)
 
 
-def folded_weight(weight: Tensor | None, norm: _BatchNorm) -> Tensor:
-    """Kernels (C, ...) times the scale of the norm."""
-    assert weight is not None
-    return weight * _scale(norm).view(-1, *[1] * (weight.dim() - 1))
-
-
-def folded_bias(bias: Tensor | None, norm: _BatchNorm) -> Tensor:
-    """(C,) the shift of the norm, and the convolution's own bias, if there is one, times its scale."""
-    assert norm.running_mean is not None
-    bias = -norm.running_mean if bias is None else bias - norm.running_mean
-    shift = bias * _scale(norm)
-    return shift if norm.bias is None else shift + norm.bias
-
-
-def _scale(norm: _BatchNorm) -> Tensor:
-    assert norm.running_var is not None
+def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """What a batch norm with stored statistics multiplies by, and what it adds then: (C,) and (C,)."""
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt()
-    return scale if norm.weight is None else scale * norm.weight
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
 
 
 def find_pairs(network: nn.Module) -> list[Pair]:
@@ -129,8 +151,8 @@ def find_pairs(network: nn.Module) -> list[Pair]:
             continue
         norm, convolution = modules[str(node.target)], modules[str(before.target)]
         is_alone = len(before.users) == 1 and uses[node.target] == uses[before.target] == 1
-        if is_alone and _is_foldable(norm) and isinstance(convolution, nn.Conv2d):
-            assert isinstance(norm, _BatchNorm)
+        if is_alone and _is_foldable(norm) and _is_plain(convolution):
+            assert isinstance(convolution, nn.Conv2d) and isinstance(norm, _BatchNorm)
             pairs.append(Pair(convolution, norm))
     return pairs
 
@@ -142,6 +164,10 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.Conv2d | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) is nn.Conv2d or type(module).__name__ == SAME_PADDING
+
+
 def _is_foldable(module: nn.Module) -> bool:
     is_known = type(module) is nn.BatchNorm2d or type(module).__name__ == WITH_ACTIVATION
     return is_known and isinstance(module, _BatchNorm) and module.running_mean is not None
@@ -150,6 +176,7 @@ def _is_foldable(module: nn.Module) -> bool:
 def _fold(convolution: nn.Conv2d, norm: _BatchNorm) -> None:
     convolution.__class__ = _in_front(_Folding, type(convolution))
     convolution.norm = (norm,)  # type: ignore[assignment]
+    convolution.is_folded = False  # type: ignore[assignment]
     norm.__class__ = _in_front(_Folded if type(norm) is nn.BatchNorm2d else _FoldedBeforeActivation, type(norm))
 
 

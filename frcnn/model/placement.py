@@ -38,8 +38,9 @@ def copy_for_detection(detector: FasterRCNN) -> FasterRCNN:
         fold_all(network)
     if detector.mean.device.type == "cpu":
         detector.to(memory_format=torch.channels_last)
-    if isinstance(detector.roi_head.head, ConvFcHead):
-        detector.roi_head.head.read_channels_last()
+    pooling, head = detector.roi_head.pooling, detector.roi_head.head
+    if isinstance(head, ConvFcHead) and pooling.is_channels_last:
+        head.read_channels_last()
     return detector.eval()
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from frcnn.model.assignment import is_on_image
 from frcnn.ops import boxes as box_ops
 from frcnn.ops.nms import nms
+from frcnn.ops.pixel_table import PixelTable, of_level
 from frcnn.structures import Proposals, RpnOutput
 
 
@@ -65,7 +66,12 @@ class RpnHead(nn.Module):
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
         return RpnOutput(box_ops.widen(torch.cat(objectness, dim=1)), box_ops.widen(torch.cat(deltas, dim=1)))
 
-    def at(self, features: Sequence[Tensor], index: Tensor) -> RpnOutput:
+    @property
+    def positions_seen(self) -> float:
+        """Of a convolution on average, for one anchor: 1 with one convolution, (9 + 1) / 2 with two."""
+        return sum((2 * step + 1) ** 2 for step in range(len(self.convs))) / max(1, len(self.convs))
+
+    def at(self, table: PixelTable, index: Tensor) -> RpnOutput:
         """Of some anchors, what `forward` says of them, from nothing but the pixels they depend on.
 
         1. Cut out what each anchor's position sees: 3x3 pixels for one convolution, 5x5 for two.
@@ -75,13 +81,14 @@ class RpnHead(nn.Module):
         The loss needs some hundred anchors of ten thousands, so the backward pass is that of the cuttings and no more.
 
         Args:
+            table: the maps.
             index: (B, S) int64 into A.
 
         Returns:
             objectness (B, S), deltas (B, S, 4).
         """
         reach = len(self.convs)
-        pixels, is_on_map = cut_out(features, index // self.num_anchors, reach=reach)
+        pixels, is_on_map = cut_out(table, index // self.num_anchors, reach=reach)
         hidden = pixels.permute(0, 3, 1, 2)  # (N, w, w, C) -> (N, C, w, w), N = B*S, w = 2*reach + 1
         for step, conv in enumerate(self.convs, start=1):
             assert isinstance(conv, nn.Conv2d)
@@ -103,33 +110,30 @@ class RpnHead(nn.Module):
         return foreground - background
 
 
-def cut_out(features: Sequence[Tensor], position: Tensor, *, reach: int) -> tuple[Tensor, Tensor]:
+def cut_out(table: PixelTable, position: Tensor, *, reach: int) -> tuple[Tensor, Tensor]:
     """Squares of pixels around some positions of a pyramid.
 
     Args:
-        features: maps (B, C, Hl, Wl).
-        position: (B, S) int64, counted row by row through the maps one after the other.
+        position: (B, S) int64 row of the image's part of the table.
         reach: pixels on each side of a position.
 
     Returns:
         (B*S, w, w, C) with w = 2 * reach + 1, 0 for what lies off the map; (B*S, w, w) bool, whether it lies on it.
     """
-    table = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)  # -> (B, sum(Hl*Wl), C)
-    start, height, width = (torch.zeros_like(position) for _ in range(3))
-    first = 0
-    for feature in features:
-        is_here = position >= first
-        start = torch.where(is_here, first, start)
-        height = torch.where(is_here, feature.shape[2], height)
-        width = torch.where(is_here, feature.shape[3], width)
-        first += feature.shape[2] * feature.shape[3]
+    level = torch.zeros_like(position)
+    for start in table.starts[1:-1]:
+        level += position >= start
+    start = of_level(table.starts[:-1], level)
+    height = of_level([size[0] for size in table.sizes], level)
+    width = of_level([size[1] for size in table.sizes], level)
     offset = torch.arange(-reach, reach + 1, device=position.device)
     y = ((position - start) // width)[..., None] + offset  # (B, S, w)
     x = ((position - start) % width)[..., None] + offset
     is_on_map = ((y >= 0) & (y < height[..., None]))[..., None] & ((x >= 0) & (x < width[..., None]))[..., None, :]
     row = (start[..., None] + y * width[..., None])[..., None] + x[..., None, :]  # (B, S, w, w)
-    row = torch.where(is_on_map, row, 0) + torch.arange(len(row), device=row.device)[:, None, None, None] * first
-    pixels = table.flatten(0, 1).index_select(0, row.flatten()).view(-1, *row.shape[2:], table.shape[2])
+    image = torch.arange(len(row), device=row.device)[:, None, None, None]
+    row = torch.where(is_on_map, row, 0) + image * table.starts[-1]
+    pixels = table.rows.index_select(0, row.flatten()).view(-1, *row.shape[2:], table.rows.shape[1])
     is_on_map = is_on_map.flatten(0, 1)
     return torch.where(is_on_map[..., None], pixels, 0), is_on_map
 

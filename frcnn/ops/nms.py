@@ -9,6 +9,7 @@ kernel, image by image, and the host waits for each.
 
 import functools
 import math
+import warnings
 from types import ModuleType
 
 import torch
@@ -48,10 +49,17 @@ def _(boxes, scores, groups, iou_threshold, k, k_per_group):
 
 @functools.cache
 def _triton() -> ModuleType | None:
-    """The module of the GPU's kernel; None where there is no Triton (it comes with PyTorch for CUDA on Linux)."""
+    """The module of the GPU's kernel; None where it does not run.
+
+    Triton comes with PyTorch for CUDA on Linux, but also needs a C compiler, and not every GPU will do.
+    """
     try:
         from frcnn.ops import nms_triton
-    except ImportError:
+
+        box = torch.zeros(1, 1, 4, device="cuda")
+        nms_triton.first_kept(box, box[..., 0], box[..., 0].long(), iou_threshold=0.5, k=1, k_per_group=1)
+    except Exception as error:  # ImportError, RuntimeError, Triton's own
+        warnings.warn(f"NMS runs without Triton, so the host waits for the GPU: {error}", stacklevel=2)
         return None
     return nms_triton
 
@@ -185,7 +193,7 @@ def nms(
 
     Args:
         boxes: (B, N, 4).
-        scores: (B, N); a box of score -inf is an empty slot and never kept.
+        scores: (B, N); a box of score -inf or nan is an empty slot and never kept.
         groups: (B, N) int64 from 0 on, below 2**24, such as levels or classes; boxes of different groups do not
             suppress each other. None is one group.
         iou_threshold: in 0..1.
@@ -199,4 +207,5 @@ def nms(
     """
     if groups is None:
         groups = torch.zeros(scores.shape, dtype=torch.int64, device=scores.device)
+    scores = torch.where(scores > -torch.inf, scores, -torch.inf)  # nan too is no score
     return _nms(widen(boxes), widen(scores), groups, iou_threshold, k, k_per_group or 0)

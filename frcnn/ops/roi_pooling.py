@@ -11,6 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frcnn.ops.boxes import widen
+from frcnn.ops.pixel_table import PixelTable, of_level
+
+PART = 64
+"""Channels of which the backward pass of RoIAlign copies the gradient at a time."""
 
 
 def assign_levels(
@@ -45,7 +49,7 @@ def assign_levels(
 def roi_pool(features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides: Sequence[int], size: int) -> Tensor:
     """Maximum of each of S x S bins; corners are rounded to the map's grid first (Caffe's RoIPool).
 
-    Args: as `roi_align`.
+    Args: as `roi_align`, but maps (B, C, Hl, Wl).
     """
 
     def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
@@ -55,7 +59,7 @@ def roi_pool(features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides
 
 
 def roi_align(
-    features: Sequence[Tensor],
+    table: PixelTable,
     rois: Tensor,
     level: Tensor,
     *,
@@ -64,64 +68,52 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Mean of bilinear samples in each of S x S bins.
+    """Mean of bilinear samples, a fixed number of them, in each of S x S bins.
 
     Args:
-        features: maps (B, C, Hl, Wl), one a level.
+        table: the maps; those after the last of `strides` are not read.
         rois: (N, 5) index of the image, then the box on the canvas.
-        level: (N,) int64 position in `features` of the map each region is pooled from.
+        level: (N,) int64 position of the map each region is pooled from.
         strides: canvas pixels between neighbours of each map.
         size: S.
-        sampling_ratio: samples a bin and axis; 0 is adaptive, ceil(region / S).
+        sampling_ratio: samples a bin and axis, at least 1.
         aligned: shift by half a pixel, so that a pixel's value sits at its centre. If not, regions are at least one
             map pixel wide and high.
 
     Returns:
-        (N, C, S, S) of the type of the maps. Samples more than a pixel outside the map count as 0. With a fixed number
-        of samples the memory is channels-last.
+        (N, C, S, S) of the type of the maps, channels-last in memory. Samples more than a pixel outside the map count
+        as 0.
 
-    A bilinear sample is a weighted sum of four rows of the map seen as a table of pixels, and a bin is a mean of
-    samples; so with a fixed number of samples all bins of all levels are one `embedding_bag` over the whole pyramid.
-    That needs no routing of regions to levels. The adaptive case, whose number of samples depends on the data, is
-    left to torchvision's kernel. No gradient flows to `rois`.
+    A bilinear sample is a weighted sum of four rows of the table, and a bin is a mean of samples; so all bins of all
+    levels are one `embedding_bag`. That needs no routing of regions to levels. No gradient flows to `rois`.
     """
-    if sampling_ratio == 0:
-
-        def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
-            return torchvision.ops.roi_align(widen(feature), rois, size, scale, 0, aligned).to(feature.dtype)
-
-        return _pool_each_level(kernel, features, rois, level, strides=strides)
-
-    batch, channels = features[0].shape[:2]
-    pixels = [feature.shape[2] * feature.shape[3] for feature in features]
-    # (B, C, Hl, Wl) -> (B, Hl*Wl, C), levels one after the other -> (B * sum(Hl*Wl), C)
-    table = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
-    table = widen(table.flatten(0, 1))
     with torch.no_grad():
-        height = _of_level([feature.shape[2] for feature in features], level)
-        width = _of_level([feature.shape[3] for feature in features], level)
-        first_row = _of_level([sum(pixels[:position]) for position in range(len(pixels))], level)
-        first_row = first_row + rois[:, 0].long() * sum(pixels)  # int64: float32 ends at 2**24 rows
-        scale = _of_level([1 / stride for stride in strides], level)
+        height = of_level([size[0] for size in table.sizes], level)
+        width = of_level([size[1] for size in table.sizes], level)
+        # int64, as float32 counts no further than 2**24 rows
+        first_row = of_level(table.starts[:-1], level) + rois[:, 0].long() * table.starts[-1]
+        scale = of_level([1 / stride for stride in strides], level)
         box = rois[:, 1:] * scale[:, None] - (0.5 if aligned else 0.0)
         y, y_weight = _sample_axis(box[:, 1], box[:, 3], height, size, sampling_ratio, aligned)
         x, x_weight = _sample_axis(box[:, 0], box[:, 2], width, size, sampling_ratio, aligned)
         row = first_row[:, None, None] + y * width[:, None, None]
-        # (N, S, 1, 2*ratio, 1) with (N, 1, S, 1, 2*ratio) -> (N*S*S, 4*ratio*ratio)
-        index = (row[:, :, None, :, None] + x[:, None, :, None, :]).flatten(0, 2).flatten(1)
-        weight = (y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]).flatten(0, 2).flatten(1)
-    pooled = _WeightedBag.apply(table, index, weight)  # (N*S*S, C)
-    pooled = pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)  # -> (N, C, S, S)
-    return pooled.to(features[0].dtype)
+    rows = widen(table.rows)
+    pooled = _WeightedBag.apply(rows, row, x, y_weight.to(rows.dtype), x_weight.to(rows.dtype))
+    return pooled.to(table.rows.dtype)
 
 
-def _of_level(values: Sequence[float], level: Tensor) -> Tensor:
-    """Of `values`, one a level, the one of each `level` (N,): (N,) int64 of integers, float32 of others."""
-    dtype = torch.int64 if isinstance(values[0], int | torch.SymInt) else torch.float32
-    chosen = torch.full_like(level, values[0], dtype=dtype)
-    for position, value in enumerate(values[1:], start=1):
-        chosen = torch.where(level == position, value, chosen)
-    return chosen
+def roi_align_adaptive(
+    features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides: Sequence[int], size: int, aligned: bool
+) -> Tensor:
+    """`roi_align` with ceil(region / S) samples a bin and axis, from maps (B, C, Hl, Wl).
+
+    The number of samples depends on the data, so this is left to torchvision's kernel.
+    """
+
+    def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return torchvision.ops.roi_align(widen(feature), rois, size, scale, 0, aligned).to(feature.dtype)
+
+    return _pool_each_level(kernel, features, rois, level, strides=strides)
 
 
 def _sample_axis(
@@ -157,22 +149,52 @@ class _WeightedBag(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-        """(T, C) table, (M, k) index into T, (M, k) weight -> (M, C)."""
-        ctx.save_for_backward(index, weight)
-        ctx.rows = table.shape[0]
-        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+    def forward(ctx, table: Tensor, row: Tensor, x: Tensor, y_weight: Tensor, x_weight: Tensor) -> Tensor:
+        """The bins of N regions.
+
+        Args:
+            table: (T, C).
+            row, x: (N, S, k) int64; a sample reads the pixels row + x of the table.
+            y_weight, x_weight: (N, S, k), which are multiplied.
+
+        Returns:
+            (N, C, S, S), channels-last in memory.
+        """
+        ctx.save_for_backward(row, x, y_weight, x_weight)
+        ctx.shape = table.shape
+        index, weight = _of_bins(row, x, torch.add), _of_bins(y_weight, x_weight, torch.mul)
+        sums = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)  # (N*S*S, C)
+        return sums.view(-1, row.shape[1], row.shape[1], table.shape[1]).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        index, weight = ctx.saved_tensors
-        row, order = index.flatten().sort(stable=True)
+        row, x, y_weight, x_weight = ctx.saved_tensors
+        index, weight = _of_bins(row, x, torch.add), _of_bins(y_weight, x_weight, torch.mul)
+        rows, channels = ctx.shape
+        table_row, order = index.flatten().sort(stable=True)
         bag = order // index.shape[1]
-        first = torch.searchsorted(row, torch.arange(ctx.rows, device=row.device))
-        summed = F.embedding_bag(
-            bag, gradient.contiguous(), offsets=first, mode="sum", per_sample_weights=weight.flatten()[order]
-        )
-        return summed, None, None
+        first = torch.searchsorted(table_row, torch.arange(rows, device=row.device))
+        weight = weight.flatten()[order]
+        del table_row, order, index
+        gradient = gradient.permute(0, 2, 3, 1)  # -> (N, S, S, C)
+        summed = gradient.new_empty(rows, channels)
+        # The gradient comes in the other order, and a copy of all of it would be the peak of a step's memory.
+        for part in range(0, channels, PART):
+            width = min(PART, channels - part)
+            summed[:, part : part + width] = F.embedding_bag(
+                bag,
+                gradient[..., part : part + width].reshape(-1, width),
+                offsets=first,
+                mode="sum",
+                per_sample_weights=weight,
+            )
+        return summed, None, None, None, None
+
+
+def _of_bins(y: Tensor, x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """All pairs of y and x of each bin: (N, S, k) and (N, S, k) -> (N*S*S, k*k)."""
+    # (N, S, 1, k, 1) with (N, 1, S, 1, k) -> (N, S, S, k, k)
+    return combine(y[:, :, None, :, None], x[:, None, :, None, :]).flatten(0, 2).flatten(1)
 
 
 def _pool_each_level(

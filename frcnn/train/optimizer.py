@@ -54,7 +54,7 @@ def build_optimizer(
 
     A step is one pass over parameters, gradients and state (`fused`) where that exists for their device.
     """
-    is_fused = all(p.device.type in FUSED_DEVICES for group in groups for p in group["params"])
+    is_fused = all(p.device.type in FUSED_DEVICES for group in groups for p in group["params"]) or None
     if kind == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=is_fused)
     else:

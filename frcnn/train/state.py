@@ -32,6 +32,7 @@ FREE_KEYS = (
     "train.nonfinite_limit",
     "train.epochs",
     "train.steps",
+    "eval.backend",
     "eval.batch_size",
     "eval.loss",
 )
@@ -142,6 +143,8 @@ def restore(checkpoint: dict[str, Any], experiment: Experiment, *, source: Path)
     experiment.model.load_state_dict(checkpoint["model"])
     if experiment.average is not None:
         experiment.average.model.load_state_dict(checkpoint["ema"])
+    for saved, own in zip(trainer["optimizer"]["param_groups"], experiment.optimizer.param_groups, strict=False):
+        saved["fused"] = own["fused"]  # how a step is run belongs to this machine, not to the checkpoint
     experiment.optimizer.load_state_dict(trainer["optimizer"])
     experiment.scaler.load_state_dict(trainer["scaler"])
     return Progress(**{name: trainer.get(name, value) for name, value in vars(Progress()).items()})

@@ -22,14 +22,15 @@ def small(model, **changes):
 
 
 def test_rpn_by_hand():
-    """One map of 6 x 8, 256 channels in, 24 of the RPN, 9 anchors."""
-    row = small(SINGLE)["parts"]["rpn head"]
-    positions = 2 * 6 * 8
-    dense = 2 * positions * (256 * 24 * 9 + 24 * 9 * 5)
-    assert row["detect_forward"] == dense
+    """One map of 24 x 32, then of 6 x 8, 256 channels in, 24 of the RPN, 9 anchors, 256 sampled of each image."""
+    of_position = 2 * 2 * (256 * 24 * 9 + 24 * 9 * 5)
+    row = small(SINGLE, size=(384, 512))["parts"]["rpn head"]
+    assert row["detect_forward"] == 24 * 32 * of_position
+    assert row["train_forward"] == (24 * 32 + 256) * of_position
     assert row["trainable"] == (256 * 9 + 1) * 24 + (24 + 1) * 9 * 5
-    sampled = 2 * 2 * 256 * (256 * 24 * 9 + 24 * 9 * 5)
-    assert row["train_forward"] == dense + sampled
+    row = small(SINGLE)["parts"]["rpn head"]  # fewer positions than are sampled: once is enough
+    assert row["train_forward"] == row["detect_forward"] == 6 * 8 * of_position
+    assert row["train_backward"] == 2 * row["train_forward"]
 
 
 def test_box_head_by_hand():

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from frcnn.data import ErrorPolicy
 from frcnn.data.coco import CocoDataset
 from frcnn.errors import ConfigError
-from frcnn.evaluation import coco_packages
+from frcnn.evaluation import coco_packages, table
 from frcnn.evaluation.coco import METRICS, evaluate_coco
 from frcnn.evaluation.results import read_results, write_results
 from frcnn.records import ImageDetections, ImageRecord
@@ -256,6 +256,13 @@ def test_faster_coco_eval_agrees():
             for name, row in other["per_class"].items():
                 for key, value in report["per_class"][name].items():
                     assert row[key] == (value if value is None else pytest.approx(value, rel=0, abs=1e-12))
+
+
+def test_pairs_in_parts_change_nothing(monkeypatch):
+    records, detections = random_case(1, num_images=20)
+    expected = evaluate_coco(records, detections, class_names=list("abc"))
+    monkeypatch.setattr(table, "MOST_PAIRS", 3)
+    assert evaluate_coco(records, detections, class_names=list("abc")) == expected
 
 
 def test_a_backend_that_is_not_installed_is_named(monkeypatch):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from frcnn.evaluation import table
 from frcnn.evaluation.voc import evaluate_voc
 from tests.evaluation.examples import make_detections, make_record, random_boxes, random_case
 
@@ -139,6 +140,12 @@ def test_equals_the_loops_on_random_data(block):
     for seed in range(20 * block, 20 * block + 20):
         equals_the_loops(*random_case(seed), names=["a", "b", "c"])
         equals_the_loops(*tens_case(seed), names=["a"])
+
+
+def test_pairs_in_parts_change_nothing(monkeypatch):
+    monkeypatch.setattr(table, "MOST_PAIRS", 3)
+    for seed in range(10):
+        equals_the_loops(*random_case(seed), names=["a", "b", "c"])
 
 
 def test_the_random_data_holds_the_hard_cases():

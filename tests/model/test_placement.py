@@ -1,6 +1,7 @@
 """Folded and re-laid detectors against the plain one: the same numbers, names and trained parameters."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -54,6 +55,8 @@ def test_folding_frozen_norms_leaves_losses_gradients_and_names(kind):
     mine, gradients = losses_and_gradients(placed.train(), batch)
     other, expected = losses_and_gradients(plain.train(), batch)
     torch.testing.assert_close(torch.stack(mine), torch.stack(other), atol=1e-10, rtol=1e-10)
+    chosen = {module.is_folded for module in placed.modules() if hasattr(module, "is_folded")}
+    assert chosen == {True, False}, "kernels of large maps and of small ones, both ways"
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         assert (gradient - expected[name]).norm() <= 1e-8 * expected[name].norm() + 1e-12, name
@@ -92,6 +95,9 @@ def test_the_copy_for_detection_finds_the_same(kind, is_placed):
         expected = plain.forward_detect(batch.images, batch.image_sizes)
         found = fast.forward_detect(batch.images, batch.image_sizes)
     assert expected.valid.any()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    again = pickle.loads(pickle.dumps(fast.backbone))  # what a spawned process is sent
+    assert again.state_dict().keys() == fast.backbone.state_dict().keys()
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)  # boxes and scores are float32
 
@@ -124,3 +130,29 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_is():
     network = Branching(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval().requires_grad_(False)
     fold_frozen(network)
     assert type(network[0]) is nn.Conv2d and type(network[1]) is nn.BatchNorm2d
+
+
+def test_a_convolution_that_changes_its_own_weights_is_left_alone():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            return nn.functional.conv2d(x, (self.weight - self.weight.mean()) / self.weight.std(), self.bias)
+
+    network = nn.Sequential(Standardised(3, 4, 1), nn.BatchNorm2d(4)).eval().requires_grad_(False)
+    assert find_pairs(network) == []
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1)), nn.BatchNorm2d(4)).eval()
+    assert find_pairs(normed) == []
+
+
+@pytest.mark.parametrize("size", [(16, 16), (96, 128)])
+def test_maps_keep_their_precision_under_autocast(size):
+    """Whether the kernels are changed or the map."""
+    network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3, stride=16),
+                            nn.BatchNorm2d(64)).eval().requires_grad_(False)  # fmt: skip
+    x = torch.randn(1, 3, *size)
+    expected = network(x)
+    fold_frozen(network)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network(x)
+    assert {network[0].is_folded, network[2].is_folded} == {True, False}
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from frcnn.model.rpn import RpnHead
+from frcnn.ops.pixel_table import pixel_table
+from tests.model.detectors import random_batch, small_detector
 
 MAPS = ((9, 14), (5, 7), (2, 1), (1, 1))
 
@@ -30,7 +32,7 @@ def test_sampled_anchors_are_what_the_whole_maps_say_of_them(num_convs, objectne
     head, features = head_and_maps(num_convs=num_convs, objectness=objectness)
     count = 3 * sum(height * width for height, width in MAPS)
     index = torch.stack([torch.randperm(count) for _ in range(2)])
-    whole, sampled = head(features).at(index), head.at(features, index)
+    whole, sampled = head(features).at(index), head.at(pixel_table(features), index)
     sources = [*features, *head.parameters()]
     for mine, other in zip(sampled, whole, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-12, rtol=1e-10)
@@ -41,7 +43,7 @@ def test_sampled_anchors_are_what_the_whole_maps_say_of_them(num_convs, objectne
 
 def test_an_anchor_drawn_twice_counts_twice():
     head, features = head_and_maps(num_convs=1, objectness="sigmoid")
-    once, twice = (head.at(features, torch.full((2, n), 100)) for n in (1, 2))
+    once, twice = (head.at(pixel_table(features), torch.full((2, n), 100)) for n in (1, 2))
     sources = [*features, *head.parameters()]
     for one, two in zip(
         *(torch.autograd.grad(each.objectness.sum(), sources, allow_unused=True) for each in (once, twice)), strict=True
@@ -55,11 +57,38 @@ def test_an_anchor_drawn_twice_counts_twice():
 def test_half_precision_stays_close(dtype):
     head, features = head_and_maps(num_convs=1, objectness="sigmoid", dtype=torch.float32)
     index = torch.randint(3 * sum(height * width for height, width in MAPS), (2, 32))
-    expected = head.at(features, index)
+    expected = head.at(pixel_table(features), index)
     with torch.autocast("cpu", dtype=dtype):
-        found = head.at(features, index)
+        found = head.at(pixel_table(features), index)
         whole = head(features).at(index)
     for mine, same, other in zip(found, whole, expected, strict=True):
         assert mine.dtype == torch.float32
         torch.testing.assert_close(mine, other, atol=0.1, rtol=0.1)
         torch.testing.assert_close(mine, same, atol=0.05, rtol=0.05)
+
+
+def test_every_layer_of_the_rpn_is_trained_in_half_precision():
+    """Autocast casts weights once for both passes; the one without gradient must not be the first."""
+    detector, batch = small_detector(), random_batch()
+    gradients = []
+    for is_half in (False, True):
+        detector.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half):
+            losses = detector.forward_train(batch)
+        (losses.rpn_class + losses.rpn_box).backward()
+        gradients.append([parameter.grad.clone() for parameter in detector.rpn.parameters()])
+    for exact, half in zip(*gradients, strict=True):
+        assert exact.abs().max() > 0
+        assert (half - exact).norm() < 0.1 * exact.norm()
+
+
+def test_sampled_anchors_are_computed_apart_only_where_that_is_cheaper():
+    detector = small_detector()
+    index = torch.zeros(2, 256, dtype=torch.int64)
+    large, small = ((torch.zeros(2, 32, size, size),) for size in (40, 8))
+    assert detector._is_sampling_cheaper(large, index)
+    assert not detector._is_sampling_cheaper(small, index)
+    with torch.no_grad():
+        assert not detector._is_sampling_cheaper(large, index)
+    detector.rpn = RpnHead(32, channels=8, num_anchors=1, num_convs=2)
+    assert not detector._is_sampling_cheaper(large, index)

@@ -49,6 +49,13 @@ def test_an_iou_equal_to_the_threshold_is_judged_as_torchvision_does(threshold):
     assert index[valid].tolist() == torchvision.ops.nms(boxes, scores, threshold).tolist()
 
 
+def test_nan_is_no_score():
+    boxes = torch.arange(6)[:, None] * 20 + torch.tensor([0.0, 0, 10, 10])
+    scores = torch.tensor([0.9, torch.nan, 0.5, 0.4, -torch.inf, 0.3])
+    index, valid = nms(boxes[None], scores[None], iou_threshold=0.5, k=6)
+    assert index[valid].tolist() == [0, 2, 3, 5]
+
+
 def test_the_shift_that_keeps_groups_apart_on_a_gpu_without_triton():
     """torchvision's one call for all groups, run on the CPU."""
 

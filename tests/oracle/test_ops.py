@@ -8,7 +8,8 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from frcnn.ops import boxes as box_ops
 from frcnn.ops.nms import nms
-from frcnn.ops.roi_pooling import assign_levels, roi_align, roi_pool
+from frcnn.ops.pixel_table import pixel_table
+from frcnn.ops.roi_pooling import PART, assign_levels, roi_align, roi_align_adaptive, roi_pool
 
 STRIDES = (4, 8, 16, 32)
 
@@ -98,6 +99,13 @@ def as_rois(boxes, batch=2):
     return torch.cat([(torch.arange(len(boxes)) % batch)[:, None].to(boxes.dtype), boxes], dim=1)
 
 
+def align(features, rois, level, *, sampling_ratio, **settings):
+    """RoIAlign with a fixed number of samples, or the adaptive one for 0."""
+    if sampling_ratio == 0:
+        return roi_align_adaptive(features, rois, level, **settings)
+    return roi_align(pixel_table(features), rois, level, sampling_ratio=sampling_ratio, **settings)
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("size", [7, 14])
@@ -105,7 +113,7 @@ def test_roi_align_on_one_map_equals_torchvision(aligned, sampling_ratio, size):
     feature = torch.randn(2, 8, 20, 22, requires_grad=True)
     rois = as_rois(hard_boxes(60))
     level = torch.zeros(60, dtype=torch.int64)
-    ours = roi_align([feature], rois, level, strides=(16,), size=size, sampling_ratio=sampling_ratio, aligned=aligned)
+    ours = align([feature], rois, level, strides=(16,), size=size, sampling_ratio=sampling_ratio, aligned=aligned)
     ratio = sampling_ratio or -1
     theirs = torchvision.ops.roi_align(feature, rois, size, 1 / 16, ratio, aligned)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -122,7 +130,7 @@ def test_roi_align_on_a_pyramid_equals_torchvision(sampling_ratio):
     rois = as_rois(boxes)
     level = assign_levels(boxes, strides=STRIDES)
     assert set(level.tolist()) == {0, 1, 2, 3}, "the boxes should use every level"
-    ours = roi_align(features, rois, level, strides=STRIDES, size=7, sampling_ratio=sampling_ratio, aligned=False)
+    ours = align(features, rois, level, strides=STRIDES, size=7, sampling_ratio=sampling_ratio, aligned=False)
     pooler = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio or -1)
     by_image = [boxes[rois[:, 0] == image] for image in range(2)]
     theirs = pooler(dict(zip("0123", features, strict=True)), by_image, [(320, 352)] * 2)
@@ -132,6 +140,31 @@ def test_roi_align_on_a_pyramid_equals_torchvision(sampling_ratio):
     gradients = [torch.autograd.grad(result, features, upstream) for result in (ours, theirs)]
     for mine, other in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-5)
+
+
+def test_maps_that_are_not_pooled_from_change_nothing():
+    """RoIAlign shares a table with the RPN, which has one level more. Many channels: the gradient comes in parts."""
+    features = [torch.randn(2, PART + 24, 160 // s, 192 // s, requires_grad=True) for s in (8, 16, 32)]
+    boxes = random_boxes(40, extent=160)
+    rois, level = as_rois(boxes), assign_levels(boxes, strides=(8, 16))
+    settings = {"strides": (8, 16), "size": 7, "sampling_ratio": 2, "aligned": False}
+    ours, fewer = align(features, rois, level, **settings), align(features[:2], rois, level, **settings)
+    assert torch.equal(ours, fewer)
+    upstream = torch.randn_like(ours)
+    *mine, of_unused = torch.autograd.grad(ours, features, upstream)
+    for one, two in zip(mine, torch.autograd.grad(fewer, features[:2], upstream), strict=True):
+        assert torch.equal(one, two)
+    assert not of_unused.any()
+    for image in range(2):
+        for position, scale in enumerate((1 / 8, 1 / 16)):
+            chosen = (rois[:, 0] == image) & (level == position)
+            theirs = torchvision.ops.roi_align(features[position], rois[chosen], 7, scale, 2, False)
+            torch.testing.assert_close(ours[chosen], theirs, atol=1e-5, rtol=1e-5)
+            gradient = torch.autograd.grad(theirs, features[position], upstream[chosen])[0]
+            own = torch.autograd.grad(
+                align(features, rois[chosen], level[chosen], **settings), features[position], upstream[chosen]
+            )[0]
+            torch.testing.assert_close(own, gradient, atol=1e-4, rtol=1e-5)
 
 
 def test_roi_pool_equals_torchvision_on_one_map_and_on_a_pyramid():
@@ -157,7 +190,7 @@ def test_roi_align_on_more_pixels_than_float32_can_count():
     feature = torch.rand(4, 1, 2001, 3001)  # of odd area: the first pixel of image 3 is none of float32's integers
     rois = as_rois(random_boxes(20, extent=2000), batch=4)
     level = torch.zeros(20, dtype=torch.int64)
-    ours = roi_align([feature], rois, level, strides=(1,), size=7, sampling_ratio=2, aligned=True)
+    ours = align([feature], rois, level, strides=(1,), size=7, sampling_ratio=2, aligned=True)
     theirs = torchvision.ops.roi_align(feature, rois, 7, 1.0, 2, True)
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
@@ -175,9 +208,9 @@ def test_roi_align_in_bfloat16_computes_in_float32():
     rois = as_rois(random_boxes(10), batch=1)
     arguments = {"strides": (16,), "size": 7, "sampling_ratio": 2, "aligned": False}
     level = torch.zeros(10, dtype=torch.int64)
-    low = roi_align([feature.bfloat16()], rois, level, **arguments)
+    low = align([feature.bfloat16()], rois, level, **arguments)
     assert low.dtype == torch.bfloat16
-    exact = roi_align([feature.bfloat16().float()], rois, level, **arguments)
+    exact = align([feature.bfloat16().float()], rois, level, **arguments)
     assert torch.equal(low, exact.bfloat16())
 
 

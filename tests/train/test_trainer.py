@@ -225,6 +225,18 @@ def test_dry_run_checks_everything_and_says_so():
     assert all(word in checked for word in ("training", "evaluation", "checkpoint", "memory"))
 
 
+def test_how_the_optimiser_runs_is_not_taken_from_the_checkpoint(finished):
+    path, _ = finished
+    checkpoint = load_checkpoint(path / "checkpoints" / "last.pt")
+    for group in checkpoint["trainer"]["optimizer"]["param_groups"]:
+        group["fused"] = None  # as one from before, or from a device without
+    experiment = tiny_experiment()
+    restore(checkpoint, experiment, source=path)
+    assert [group["fused"] for group in experiment.optimizer.param_groups] == [True] * len(
+        experiment.optimizer.param_groups
+    )
+
+
 def test_a_resumed_run_keeps_its_config():
     then = tiny_config()
     check_same_config(tiny_config(data={"workers": 1}, log_every=7, steps=20), then, source=Path("last.pt"))
