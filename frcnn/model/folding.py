@@ -114,7 +114,8 @@ def fold_all(network: nn.Module) -> None:
             module.is_folded = True
             folded = module.weight.detach(), module.bias.detach()  # type: ignore[union-attr]
             module.__class__ = type(module).__mro__[2]  # as it was before `_in_front`
-            module.weight, module.bias = (nn.Parameter(each, requires_grad=False) for each in folded)
+            for own_name, value in zip(("weight", "bias"), folded, strict=True):
+                module.register_parameter(own_name, nn.Parameter(value, requires_grad=False))  # type: ignore[arg-type]
             del module.norm, module.is_folded
         elif isinstance(module, _Folded | _FoldedBeforeActivation):
             parent, _, own_name = name.rpartition(".")

@@ -191,6 +191,7 @@ def test_jpeg_has_the_pixels_of_pillow(tmp_path, both, mode, size):
 
 def test_photographs_have_the_pixels_of_pillow(shared_path, both):
     paths = sorted(shared_path("datasets/coco200/val2017").glob("*.jpg"))[:10]
+    assert len(paths) == 10
     assert all([both(path) for path in paths])
 
 
