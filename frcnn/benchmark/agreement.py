@@ -1,6 +1,5 @@
 """Whether both sides compute the same thing; where they do not, a ratio of their times means nothing."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -168,10 +167,3 @@ class _FirstInOrder:
                 mask[rows] = 1
                 chosen.append(mask)
         return positives, negatives
-
-
-def copy_of(side: Side) -> Side:
-    """The side with a model of its own."""
-    twin = copy.copy(side)
-    twin.model = copy.deepcopy(side.model)
-    return twin

@@ -78,7 +78,6 @@ def build_sides(
     is_drawn: bool,
     device: torch.device,
     precision: Precision,
-    seed: int = 0,
 ) -> Sides:
     """Images, our detector with weights that behave like trained ones, and the peer with the same.
 
@@ -108,13 +107,12 @@ def build_sides(
         objects=objects,
         num_classes=num_classes,
         channels=config.data.channels,
-        seed=seed,
     )
     scene = draw_scene(settings) if dataset is None else read_scene(dataset, settings)
     if problem:
         scene = scene._replace(origin=f"{scene.origin} ({problem})")
     scene = scene.to(device)
-    model = build_calibrated(config, scene, num_classes=num_classes, device=device, seed=seed)
+    model = build_calibrated(config, scene, num_classes=num_classes, device=device)
     peer = None
     if not no_peer:
         peer = _build_peer(against, config, model, scene, num_classes=num_classes, precision=precision)
@@ -170,9 +168,9 @@ def _build_peer(
     return side(theirs, scene, optimizer=optimizer, precision=precision)
 
 
-def build_calibrated(config: Config, scene: Scene, *, num_classes: int, device: torch.device, seed: int) -> FasterRCNN:
+def build_calibrated(config: Config, scene: Scene, *, num_classes: int, device: torch.device) -> FasterRCNN:
     """The detector of a config with random weights that behave like trained ones, see `calibrate`."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     changes = {"model.backbone.norm": "bn", "model.backbone.frozen_stages": 0, "model.backbone.weights": None}
     free = build_from_config(_changed(config, changes), num_classes=num_classes, pretrained=False)
     calibrate(free.to(device), scene.batch)

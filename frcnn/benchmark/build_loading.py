@@ -3,28 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from frcnn.benchmark.loading import compare_loading, compare_workers, write_drawn
+from frcnn.benchmark.loading import compare_loading, write_drawn
 from frcnn.config import Config
 from frcnn.config.schema.data import CocoSource
-from frcnn.data.build import build_dataset, build_train_loader
+from frcnn.data.build import build_dataset
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.transforms import TrainTransform
 from frcnn.errors import DataError
 
-WORKERS_BATCH = 4
-BATCHES_A_WORKER = 16
 
-
-def compare_config_loading(
-    config: Config, *, is_drawn: bool, folder: Path, images: int, rounds: int, workers: int | None
-) -> dict[str, Any]:
+def compare_config_loading(config: Config, *, is_drawn: bool, folder: Path, images: int, rounds: int) -> dict[str, Any]:
     """Compare the loading of a config's training images, with its sides; or of drawn ones, as JPEG files.
 
     Args:
         is_drawn: draw images even where those of the config can be read.
         folder: empty, for drawn images.
         images: read in each round.
-        workers: also whole loaders with this many processes.
     """
     dataset, origin = _read_files(config, is_drawn=is_drawn)
     if dataset is None:
@@ -32,7 +26,7 @@ def compare_config_loading(
         dataset = build_dataset(config.data, "train")
         origin = f"drawn shapes of 480x640 as JPEG files{origin}"
     short_side, long_side = max(config.data.short_sides), config.data.long_side
-    transform = TrainTransform(short_sides=[short_side], long_side=long_side, flip=config.data.flip)
+    transform = TrainTransform(short_sides=[short_side], long_side=long_side, flip=0.0)
     result = compare_loading(
         dataset,
         transform,
@@ -44,12 +38,6 @@ def compare_config_loading(
         rounds=rounds,
     )
     result["input"]["data"] = origin
-    if workers is not None:
-        data = config.data.model_copy(update={"workers": workers, "aspect_ratio_grouping": False})
-        batch = min(WORKERS_BATCH, len(dataset))
-        loader = build_train_loader(data, dataset, batch_size=batch, accumulate=1, seed=0, start_step=0)
-        batches = BATCHES_A_WORKER * workers
-        result["loaders"] = compare_workers(loader, dataset, batch=batch, workers=workers, batches=batches)
     return result
 
 

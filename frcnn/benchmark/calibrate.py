@@ -26,7 +26,9 @@ NUM_REGIONS = 128
 
 @torch.no_grad()
 def calibrate(detector: FasterRCNN, batch: Batch) -> None:
-    """Change weights and statistics in place. The batch norm of `detector` must not be frozen.
+    """Change weights and statistics in place; of use afterwards is only the detector's `state_dict`.
+
+    Its batch norm must not be frozen.
 
     1. The last norm of each residual branch of a ResNet gets the weight `BRANCH`, so that neither the sums nor the
        roundings in them grow from block to block.
@@ -39,12 +41,14 @@ def calibrate(detector: FasterRCNN, batch: Batch) -> None:
             last = block.get_submodule("bn3" if isinstance(block, Bottleneck) else "bn2")
             nn.init.constant_(last.get_parameter("weight"), BRANCH)
     norms = [module for module in detector.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the next pass in training mode stores its statistics as they are
         norm.reset_running_stats()
     detector.train()
-    scaled = _Scaled(detector.backbone.neck, detector.roi_head.head)
+    for part in (detector.backbone.neck, detector.roi_head.head):
+        for layer in () if part is None else part.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(_scale_to_one)
     images = detector.normalise(batch.images, batch.image_sizes)
     features = detector.backbone(images)
     _scale_rpn(detector, features)
@@ -59,24 +63,6 @@ def calibrate(detector: FasterRCNN, batch: Batch) -> None:
     objects = logits[:, 1:].logsumexp(dim=1)
     shift = (objects - logits[:, 0]).median() + torch.tensor(BACKGROUND_ODDS).log()
     predictor.classes.bias.data[0] += shift
-    scaled.remove()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    detector.eval()
-
-
-class _Scaled:
-    """Hooks that scale each convolution or fully connected layer of some modules on its first use."""
-
-    def __init__(self, *modules: nn.Module | None) -> None:
-        layers = [layer for module in modules if module is not None for layer in module.modules()]
-        self.handles = [
-            layer.register_forward_hook(_scale_to_one) for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)
-        ]
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
 
 
 def _scale_to_one(layer: nn.Module, inputs: Any, output: Any) -> Tensor:

@@ -8,7 +8,7 @@ from frcnn.benchmark.build_torchvision import in_their_names
 from frcnn.benchmark.graphs import count_graph_breaks, count_host_syncs
 from frcnn.benchmark.memory import measure_memory
 from frcnn.benchmark.operators import profile_step
-from frcnn.benchmark.settings import compile_ours, settle_peer
+from frcnn.benchmark.settings import compile_ours, is_compiled, settle_peer
 from frcnn.benchmark.sides import Torchvision
 from frcnn.benchmark.timing import alternate, cpu_pressure, describe_machine, ratio_of, spread, synchroniser
 
@@ -26,13 +26,13 @@ def compare(
     """Compare training steps or detection.
 
     1. Both sides compute the same: without that there are times, but no ratio.
-    2. Each side is put into the settings under which it runs best, see `settings`.
+    2. The sides are put into their settings, see `settings`: on a CPU the peer runs as it is shipped.
     3. Times in alternation.
     4. Outside of these, peak memory, one profiled step, host syncs and graph breaks of each.
 
     Args:
         what: "train" or "detect".
-        is_profiled: with the time of each stage.
+        is_profiled: with the time of each stage, of sides that are not compiled.
         compiles: our side is compiled.
         counts_graphs: with graph breaks, which takes as long as compiling.
 
@@ -59,7 +59,7 @@ def compare(
     pressure = [pressure, cpu_pressure()]
     for side, step in zip(sides.both, steps, strict=True):
         figures[side.name]["memory"] = measure_memory(side, step)
-        if is_profiled:
+        if is_profiled and not is_compiled(side):
             figures[side.name] |= profile_step(side, step)
         figures[side.name]["host_syncs"] = count_host_syncs(step, device)
     for side in sides.both if counts_graphs else ():

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from frcnn.benchmark.timing import alternate, cpu_pressure, ratio_of, spread
+from frcnn.benchmark.timing import alternate, cpu_pressure, describe_machine, ratio_of, spread
 from frcnn.evaluation.coco import METRICS, evaluate_coco
+from frcnn.evaluation.table import to_xywh
 from frcnn.records import ImageDetections, ImageRecord
 
 HEIGHT, WIDTH = 480, 640
@@ -21,9 +23,7 @@ FOUND_SHARE = 0.35
 """Of the detections, those that begin from an object of their image; the others lie anywhere."""
 
 
-def compare_evaluation(
-    *, images: int, classes: int, detections: int, rounds: int, backend: str = "auto", seed: int = 0
-) -> dict[str, Any]:
+def compare_evaluation(*, images: int, classes: int, detections: int, rounds: int) -> dict[str, Any]:
     """Time `evaluate_coco` and pycocotools in alternation and compare their 12 numbers.
 
     Ours begins with arrays, as detection leaves them; pycocotools with the dictionaries of its file format, in memory.
@@ -32,10 +32,10 @@ def compare_evaluation(
     Returns:
         plain data: numbers of both, the largest difference, seconds, and the ratio; None where a number differs.
     """
-    records, found = make_up(images=images, classes=classes, detections=detections, seed=seed)
+    records, found = make_up(images=images, classes=classes, detections=detections, seed=0)
     names = [f"class {number}" for number in range(1, classes + 1)]
     dataset, results = as_coco(records, found, classes=classes)
-    ours = evaluate_coco(records, found, class_names=names, backend=backend)
+    ours = evaluate_coco(records, found, class_names=names)
     mine = [ours[name] for name in METRICS]
     theirs = run_pycocotools(dataset, results)
     difference = max(
@@ -45,7 +45,7 @@ def compare_evaluation(
     pressure = cpu_pressure()
     seconds = alternate(
         [
-            lambda: evaluate_coco(records, found, class_names=names, backend=backend),
+            lambda: evaluate_coco(records, found, class_names=names),
             lambda: run_pycocotools(dataset, results),
         ],
         warmup=0,
@@ -60,7 +60,6 @@ def compare_evaluation(
             "classes": classes,
             "objects": sum(len(record.boxes) for record in records),
             "detections": sum(len(each.boxes) for each in found),
-            "backend": backend,
         },
         "numbers": {name: [one, two] for name, one, two in zip(METRICS, mine, theirs, strict=True)},
         "difference": difference if np.isfinite(difference) else None,
@@ -72,6 +71,7 @@ def compare_evaluation(
         "ratio": ratio_of(seconds[1], seconds[0]).as_dict() if is_same else None,
         "no_ratio": [] if is_same else [f"the 12 numbers differ by up to {difference:g}"],
         "cpu_pressure": [pressure, cpu_pressure()],
+        "machine": describe_machine(torch.device("cpu")),
     }
 
 
@@ -121,12 +121,16 @@ def as_coco(
     """The content of a COCO file and of a results file."""
     annotations, results = [], []
     for record in records:
-        columns = zip(_xywh(record.boxes), record.labels.tolist(), record.areas.tolist(), record.is_crowd, strict=True)
+        columns = zip(
+            to_xywh(record.boxes).tolist(), record.labels.tolist(), record.areas.tolist(), record.is_crowd, strict=True
+        )
         for box, label, area, is_crowd in columns:
             entry = {"image_id": record.image_id, "category_id": label, "bbox": box, "area": area}
             annotations.append({"id": len(annotations) + 1, "iscrowd": int(is_crowd), **entry})
     for record, each in zip(records, found, strict=True):
-        for box, label, score in zip(_xywh(each.boxes), each.labels.tolist(), each.scores.tolist(), strict=True):
+        for box, label, score in zip(
+            to_xywh(each.boxes).tolist(), each.labels.tolist(), each.scores.tolist(), strict=True
+        ):
             results.append({"image_id": record.image_id, "category_id": label, "bbox": box, "score": score})
     dataset = {
         "info": {},
@@ -137,19 +141,16 @@ def as_coco(
     return dataset, results
 
 
-def _xywh(boxes: np.ndarray) -> list[list[float]]:
-    exact = boxes.astype(np.float64)
-    return np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1).tolist()
-
-
 def run_pycocotools(dataset: dict[str, Any], results: list[dict[str, Any]]) -> list[float | None]:
-    """Its 12 numbers, as its demo computes them; None for -1."""
+    """Its 12 numbers, as its demo computes them; None for -1.
+
+    It adds keys to what it is given, each time the same.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = dataset  # pyright: ignore[reportAttributeAccessIssue]
         truth.createIndex()
-        copies = [dict(entry) for entry in results]  # it adds keys to what it is given
-        loaded = truth.loadRes(copies)  # pyright: ignore[reportArgumentType] - its stub knows files only
+        loaded = truth.loadRes(results)  # pyright: ignore[reportArgumentType] - its stub knows files only
         evaluation = COCOeval(truth, loaded, iouType="bbox")
         evaluation.evaluate()
         evaluation.accumulate()

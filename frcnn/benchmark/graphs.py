@@ -1,5 +1,6 @@
 """What stands in the way of a compiler and of a GPU: graph breaks, and waiting for the device."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,8 +8,7 @@ from typing import Any
 
 import torch
 
-from frcnn.benchmark.agreement import copy_of
-from frcnn.benchmark.sides import Side
+from frcnn.benchmark.sides import Ours, Side
 
 SYNC_WARNING = "called a synchronizing CUDA operation"
 
@@ -22,7 +22,7 @@ def count_graph_breaks(side: Side, what: str) -> dict[str, Any]:
     Returns:
         graphs, breaks, and the first reasons; `error` where the compiler gave up.
     """
-    twin = copy_of(side)  # explaining leaves traces in a model
+    twin = _uncompiled_copy(side)  # explaining leaves traces in a model
     twin.set_mode(is_training=what == "train")
     torch._dynamo.reset()
     with ExitStack() as stack:
@@ -38,6 +38,15 @@ def count_graph_breaks(side: Side, what: str) -> dict[str, Any]:
             torch._dynamo.reset()
     reasons = list(dict.fromkeys(each.reason.splitlines()[0] for each in explained.break_reasons))
     return {"graphs": explained.graph_count, "breaks": explained.graph_break_count, "reasons": reasons[:5]}
+
+
+def _uncompiled_copy(side: Side) -> Side:
+    """The side with a model of its own, which is what it calls."""
+    twin = copy.copy(side)
+    twin.model = copy.deepcopy(side.model)
+    if isinstance(twin, Ours):
+        twin.compiled = None
+    return twin
 
 
 def count_host_syncs(step: Callable[[], object], device: torch.device) -> int | None:

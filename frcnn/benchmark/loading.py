@@ -1,8 +1,7 @@
 """Reading and preparing images beside what torchvision's reference scripts do."""
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,26 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as F
 
 from frcnn.benchmark.timing import alternate, cpu_pressure, describe_machine, ratio_of, spread
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.loader import BatchLoader, read_sample
+from frcnn.data.loader import read_sample
 from frcnn.data.problems import ErrorPolicy
 from frcnn.data.shapes import CLASS_NAMES, ShapesDataset
 from frcnn.data.transforms import TrainTransform, resized_size
 
 DRAWN_SIZE = (480, 640)
 QUALITY = 90
-FLIP = 0.5
+CHECKED, LEVELS = 8, 2.0
+"""First images whose pixels are compared, and how far apart those of an image may be on average, of 255."""
+RATIOS = {
+    "ratio": ("PIL", "ours"),
+    "ratio_normalised": ("references", "ours, normalised"),
+    "ratio_of_loader": ("references", "ours"),
+}
+"""Each is the seconds of the first side over those of the second."""
 
 
 def compare_loading(
@@ -37,22 +42,27 @@ def compare_loading(
     images: int,
     rounds: int,
 ) -> dict[str, Any]:
-    """Images a second of one process with one thread, the same images in each round on each side.
+    """Images a second of one process with one thread, the same images in each round on each side; none is flipped.
 
     Sides:
-        ours: `read_image`, resize and flip on uint8, as a training sample is made.
-        PIL, uint8: PIL's reader, flip and PILToTensor as in the references, then the same resize on uint8.
+        ours: `read_image` and resize, as a training sample is made: resized uint8, which is what a process of the
+            loader hands on.
+        PIL: PIL's reader and PIL's resize, to uint8 pixels of the same size.
         ours, normalised: ours, then the normalised float32 that the detector makes on its device.
-        references: PIL's reader, flip, PILToTensor, float32, then torchvision's normalisation and resize, which its
-            detector does.
+        references: PIL's reader, PILToTensor, float32, then torchvision's normalisation and resize, which its detector
+            does: without antialias, and to a size that may differ by a pixel.
+
+    Args:
+        transform: (image, boxes, generator=) -> both, with the resize and without a flip.
 
     Returns:
-        plain data; `ratio` is that of the first two, which end with the same uint8 pixels, `ratio_normalised` that of
-        the last two.
+        plain data; `ratio` is PIL / ours, `ratio_normalised` references / ours, normalised, and `ratio_of_loader`
+        references / ours: all that is done to an image before the network, beside what is left to our loader. All are
+        None, with the reason in `no_ratio`, where ours and PIL do not give the same pixels for the first images.
     """
     count = min(images, len(dataset))
-    paths = [dataset.records[row].path for row in range(count)]
-    assert all(path is not None for path in paths)
+    paths = [Path(record.path) for record in dataset.records[:count] if record.path is not None]
+    assert len(paths) == count
     reference = GeneralizedRCNNTransform(
         short_side, long_side, [value / 255 for value in mean], [value / 255 for value in std]
     )
@@ -63,23 +73,29 @@ def compare_loading(
         return read_sample(dataset, row, lambda *sample: transform(*sample, generator=generator), seed=row).image
 
     def pil(row: int) -> Tensor:
-        image = read_by_pil(Path(paths[row]), is_flipped=row % 2 == 0)  # type: ignore[arg-type]
-        size = resized_size(image.shape[1], image.shape[2], short_side=short_side, long_side=long_side)
-        return F.resize(image, list(size), antialias=True)
+        image = open_by_pil(paths[row])
+        height, width = resized_size(image.height, image.width, short_side=short_side, long_side=long_side)
+        return F.pil_to_tensor(image.resize((width, height), Image.Resampling.BILINEAR))
 
     def ours_normalised(row: int) -> Tensor:
         return (ours(row).float() - mean_of_255) / std_of_255
 
     def references(row: int) -> Tensor:
-        image = read_by_pil(Path(paths[row]), is_flipped=row % 2 == 0).float() / 255  # type: ignore[arg-type]
+        image = F.pil_to_tensor(open_by_pil(paths[row])).float() / 255
         return reference.resize(reference.normalize(image))[0]
 
-    sides = {"ours": ours, "PIL, uint8": pil, "ours, normalised": ours_normalised, "references": references}
+    sides = {"ours": ours, "PIL": pil, "ours, normalised": ours_normalised, "references": references}
     with one_thread():
+        no_ratio = differences(ours, pil, rows=range(min(CHECKED, count)))
         pressure = cpu_pressure()
         seconds = alternate(
             [_over(side, count) for side in sides.values()], warmup=1, rounds=rounds, synchronise=lambda: None
         )
+    times_of = dict(zip(sides, seconds, strict=True))
+    ratios = {
+        name: None if no_ratio else ratio_of(times_of[peer], times_of[own]).as_dict()
+        for name, (peer, own) in RATIOS.items()
+    }
     return {
         "what": "data",
         "input": {"images": count, "data": dataset.name, "short_side": short_side, "long_side": long_side},
@@ -89,66 +105,40 @@ def compare_loading(
                 "seconds": spread(times).as_dict(),
                 "images_per_second": float(f"{count / spread(times).median:.5g}"),
             }
-            for name, times in zip(sides, seconds, strict=True)
+            for name, times in times_of.items()
         },
-        "ratio": ratio_of(seconds[1], seconds[0]).as_dict(),
-        "ratio_normalised": ratio_of(seconds[3], seconds[2]).as_dict(),
+        **ratios,
+        "no_ratio": no_ratio,
         "cpu_pressure": [pressure, cpu_pressure()],
         "machine": describe_machine(torch.device("cpu")) | {"threads": 1},
     }
 
 
-def compare_workers(
-    loader: BatchLoader, dataset: DetectionDataset, *, batch: int, workers: int, batches: int
-) -> dict[str, Any]:
-    """Images a second of whole loaders with worker processes: ours, and PyTorch's over the references' reader.
-
-    The first batches, which wait for the processes to start, do not count. One run each: worker processes of two
-    loaders cannot alternate, so this is a hint and no ratio.
-    """
-    theirs = DataLoader(
-        ReferenceImages([Path(record.path) for record in dataset.records if record.path is not None]),
-        batch_size=batch,
-        shuffle=True,
-        num_workers=workers,
-        collate_fn=tuple,
-        drop_last=True,
-        worker_init_fn=_one_thread_each,
-    )
-    return {
-        "workers": workers,
-        "batch": batch,
-        "images_per_second": {
-            "ours": _speed(iter(loader), batch=batch, batches=batches, warmup=workers * 2),
-            "references": _speed(_endless(theirs), batch=batch, batches=batches, warmup=workers * 2),
-        },
-    }
-
-
-class ReferenceImages(Dataset[Tensor]):
-    """Images as the references' data sets give them: float32 of the file's own size."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int) -> Tensor:
-        return read_by_pil(self.paths[row], is_flipped=row % 2 == 0).float() / 255
-
-
-def read_by_pil(path: Path, *, is_flipped: bool) -> Tensor:
-    """PIL's pixels as (3, H, W) uint8, mirrored or not."""
+def open_by_pil(path: Path) -> Image.Image:
+    """An image as the references' data sets give it: RGB, as it is stored."""
     with Image.open(path) as image:
-        tensor = F.pil_to_tensor(image.convert("RGB"))
-    return F.horizontal_flip(tensor) if is_flipped else tensor
+        return image.convert("RGB")
 
 
-def write_drawn(folder: Path, *, images: int, seed: int = 0) -> tuple[Path, Path]:
+def differences(ours: Callable[[int], Tensor], pil: Callable[[int], Tensor], *, rows: Iterable[int]) -> list[str]:
+    """In what two ways to read differ: another size, or pixels further apart than two resizes round; empty if in none.
+
+    Each gives the (3, H, W) uint8 pixels of a row.
+    """
+    for row in rows:
+        mine, other = ours(row), pil(row)
+        if mine.shape != other.shape:
+            return [f"image {row} is {tuple(mine.shape)} by ours and {tuple(other.shape)} by PIL"]
+        distance = float((mine.float() - other.float()).abs().mean())
+        if not distance < LEVELS:
+            return [f"the pixels of image {row} are {distance:.2g} levels of 255 apart on average"]
+    return []
+
+
+def write_drawn(folder: Path, *, images: int) -> tuple[Path, Path]:
     """JPEG files of drawn shapes and their COCO annotation; returns the folder of images and the file."""
     height, width = DRAWN_SIZE
-    drawn = ShapesDataset(num_images=images, seed=seed, height=height, width=width, problems=ErrorPolicy("raise"))
+    drawn = ShapesDataset(num_images=images, seed=0, height=height, width=width, problems=ErrorPolicy("raise"))
     pictures = folder / "images"
     pictures.mkdir()
     entries, annotations = [], []
@@ -171,24 +161,6 @@ def _over(side: Callable[[int], Tensor], count: int) -> Callable[[], None]:
             side(row)
 
     return read_all
-
-
-def _speed(loader: Iterator[Any], *, batch: int, batches: int, warmup: int) -> float:
-    for _ in range(warmup):
-        next(loader)
-    start = time.perf_counter()
-    for _ in range(batches):
-        next(loader)
-    return float(f"{batches * batch / (time.perf_counter() - start):.5g}")
-
-
-def _endless(loader: DataLoader) -> Iterator[Any]:
-    while True:
-        yield from loader
-
-
-def _one_thread_each(worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 @contextmanager

@@ -1,10 +1,9 @@
 """Peak memory of a step, counted exactly."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from frcnn.benchmark.sides import Side
@@ -37,12 +36,8 @@ def bytes_held(side: Side) -> int:
     """Of parameters, buffers and the optimiser's state, shared storages once."""
     states = [] if side.optimizer is None else side.optimizer.state.values()
     state = [value for values in states for value in values.values() if torch.is_tensor(value)]
-    return bytes_of([*side.model.parameters(), *side.model.buffers(), *state])
-
-
-def bytes_of(tensors: Iterable[Tensor]) -> int:
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    storages = [tensor.untyped_storage() for tensor in (*side.model.parameters(), *side.model.buffers(), *state)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def cpu_peak(step: Callable[[], object]) -> int:

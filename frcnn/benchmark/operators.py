@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -44,13 +45,14 @@ def profile_step(side: Side, step: Callable[[], object]) -> dict[str, Any]:
 
 def read_events(events: Iterable[FunctionEvent], *, is_cuda: bool) -> dict[str, Any]:
     """`profile_step` from the profiler's events."""
-    events = [event for event in events if not event.is_async]
+    # A range of `record_function` comes again as one of the GPU, from its first kernel to its last.
+    events = [event for event in events if not event.is_async and event.device_type == DeviceType.CPU]
     whole = next(event for event in events if event.name == STEP)
     stage_of_sequence = _stages_by_sequence(events)
     seconds: dict[str, dict[str, float]] = {stage: {"forward": 0.0, "backward": 0.0} for stage in STAGES}
     kinds: dict[str, float] = defaultdict(float)
     for event in events:
-        own = (event.self_device_time_total if is_cuda else event.self_cpu_time_total) / 1e6
+        own = (_kernel_time(event) if is_cuda else event.self_cpu_time_total) / 1e6
         node = _ancestor(event, BACKWARD)
         if node is not None:
             stage, direction = stage_of_sequence.get(node.sequence_nr, "other"), "backward"
@@ -74,6 +76,14 @@ def read_events(events: Iterable[FunctionEvent], *, is_cuda: bool) -> dict[str, 
     if is_cuda:
         result["idle"] = 1 - busy / total
     return result | {"shares": shares}
+
+
+def _kernel_time(event: FunctionEvent) -> float:
+    """Microseconds of the kernels that an operator started itself.
+
+    A range's own span on the GPU may stand among its kernels, under its own name.
+    """
+    return sum(kernel.duration for kernel in event.kernels if kernel.name != event.name)
 
 
 def _stages_by_sequence(events: Iterable[FunctionEvent]) -> dict[int, str]:

@@ -11,6 +11,11 @@ KINDS = {
 }
 LEAST_GAIN = 1.1
 """A ratio below this, or one whose quartiles reach below 1, is no gain."""
+LOADING = {
+    "ratio": "to resized uint8, beside PIL",
+    "ratio_normalised": "to resized, normalised float32, beside the references",
+    "ratio_of_loader": "our loader's work beside all the references' before the network",
+}
 
 
 def format_comparison(result: dict[str, Any]) -> str:
@@ -28,8 +33,8 @@ def format_comparison(result: dict[str, Any]) -> str:
         lines.append(f"ours takes over what the peer has one value of: {changes}")
     for name, side in result["sides"].items():
         lines.append(format_side(name, side))
-    if all("stages" in side for side in result["sides"].values()):
-        lines += format_stages(result["sides"])
+    if staged := {name: side for name, side in result["sides"].items() if "stages" in side}:
+        lines += format_stages(staged)
     return "\n".join([*lines, *format_verdict(result)])
 
 
@@ -80,14 +85,20 @@ def format_verdict(result: dict[str, Any]) -> list[str]:
         what = "no peer" if agreement is None else "no ratio, the sides do not compute the same"
         return [f"{what}: {'; '.join(result['no_ratio'])}"]
     lines = [format_agreement(agreement["figures"])]
-    text = f"ours is {ratio['median']:.2f} x as fast ({ratio['lower']:.2f} to {ratio['upper']:.2f}, {result['rounds']} "
-    text += "rounds in alternation)"
-    if ratio["median"] < LEAST_GAIN:
-        text += ": no gain"
+    text = f"ours is {format_ratio(ratio)}, {result['rounds']} rounds in alternation{gain(ratio)}"
     sides = list(result["sides"].values())
     if "memory" in sides[0]:
         text += f"; peak memory {sides[0]['memory']['peak'] / sides[1]['memory']['peak']:.2f} x"
     return [*lines, text]
+
+
+def format_ratio(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} x as fast ({ratio['lower']:.2f} to {ratio['upper']:.2f})"
+
+
+def gain(ratio: dict[str, float]) -> str:
+    """Says where a ratio is none."""
+    return ": no gain" if ratio["median"] < LEAST_GAIN or ratio["lower"] < 1 else ""
 
 
 def format_agreement(figures: dict[str, Any]) -> str:
@@ -114,7 +125,7 @@ def format_point(axis: str, point: dict[str, Any]) -> str:
 
 
 def format_loading(result: dict[str, Any]) -> str:
-    """Images a second of each way to read, and the two ratios."""
+    """Images a second of each way to read, and the ratios or why there are none."""
     given = result["input"]
     lines = [
         f"data: {given['images']} images, {given['data']}, sides {given['short_side']} and {given['long_side']}",
@@ -125,13 +136,10 @@ def format_loading(result: dict[str, Any]) -> str:
         lower, upper = given["images"] / seconds["upper"], given["images"] / seconds["lower"]
         speed = side["images_per_second"]
         lines.append(f"  {name:18} {speed:7.1f} images/s and core  ({lower:.1f} to {upper:.1f})")
-    for key, text in (("ratio", "to resized uint8"), ("ratio_normalised", "to resized, normalised float32")):
-        ratio = result[key]
-        lines.append(f"ours is {ratio['median']:.2f} x as fast {text} ({ratio['lower']:.2f} to {ratio['upper']:.2f})")
-    if "loaders" in result:
-        loaders = result["loaders"]
-        speeds = ", ".join(f"{name} {speed:.1f}" for name, speed in loaders["images_per_second"].items())
-        lines.append(f"whole loaders with {loaders['workers']} processes, images/s, one run each: {speeds}")
+    if result["no_ratio"]:
+        return "\n".join([*lines, f"no ratio: {'; '.join(result['no_ratio'])}"])
+    for key, text in LOADING.items():
+        lines.append(f"ours is {format_ratio(result[key])}: {text}{gain(result[key])}")
     return "\n".join(lines)
 
 
@@ -140,7 +148,8 @@ def format_evaluation(result: dict[str, Any]) -> str:
     given = result["input"]
     lines = [
         f"eval: {given['images']} images, {given['classes']} classes, {given['objects']} objects, "
-        f"{given['detections']} detections, backend {given['backend']}"
+        f"{given['detections']} detections",
+        format_machine(result["machine"], result["cpu_pressure"]),
     ]
     lines += [f"  {name:6} {_show(one)}  {_show(two)}" for name, (one, two) in result["numbers"].items()]
     for name, side in result["sides"].items():
@@ -148,8 +157,7 @@ def format_evaluation(result: dict[str, Any]) -> str:
         lines.append(f"  {name:12} {seconds['median']:.2f} s  ({seconds['lower']:.2f} to {seconds['upper']:.2f})")
     if (ratio := result["ratio"]) is None:
         return "\n".join([*lines, f"no ratio: {'; '.join(result['no_ratio'])}"])
-    text = f"all numbers equal; ours is {ratio['median']:.1f} x as fast ({ratio['lower']:.1f} to {ratio['upper']:.1f})"
-    return "\n".join([*lines, text])
+    return "\n".join([*lines, f"all numbers equal; ours is {format_ratio(ratio)}{gain(ratio)}"])
 
 
 def _show(number: float | None) -> str:

@@ -54,7 +54,6 @@ class SceneSettings(NamedTuple):
     num_classes: int
     channels: str
     """"rgb" or "bgr"."""
-    seed: int = 0
 
 
 def read_scene(dataset: DetectionDataset, settings: SceneSettings) -> Scene:
@@ -80,7 +79,7 @@ def draw_scene(settings: SceneSettings) -> Scene:
     height, width = settings.size or _drawn_size(settings)
     drawn = ShapesDataset(
         num_images=4 * settings.batch,  # some are empty
-        seed=settings.seed,
+        seed=0,
         height=max(height, SMALLEST_DRAWN),
         width=max(width, SMALLEST_DRAWN),
         problems=ErrorPolicy("raise"),
@@ -99,7 +98,7 @@ def _sample(image: Tensor, boxes: Tensor, labels: Tensor, settings: SceneSetting
     new_size = settings.size or resized_size(*old_size, short_side=settings.short_side, long_side=settings.long_side)
     image, boxes = resize(image, new_size), resize_boxes(boxes, old_size=old_size, new_size=new_size)
     if settings.objects is not None:
-        generator = torch.Generator().manual_seed(settings.seed * 1000 + number)
+        generator = torch.Generator().manual_seed(number)
         boxes = made_up_boxes(settings.objects, new_size, generator)
         labels = torch.randint(settings.num_classes, (settings.objects,), generator=generator) + 1
     return Sample(
@@ -109,7 +108,7 @@ def _sample(image: Tensor, boxes: Tensor, labels: Tensor, settings: SceneSetting
         is_ignored=torch.zeros(len(boxes), dtype=torch.bool),
         original_size=torch.tensor(new_size),
         index=number,
-        seed=settings.seed + number,
+        seed=number,
     )
 
 

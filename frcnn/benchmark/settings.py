@@ -1,4 +1,8 @@
-"""The settings under which each side runs best."""
+"""The settings under which the sides run.
+
+On a GPU the peer is given those under which it runs best there. On a CPU it runs as it is shipped: nothing is tried.
+Ours is laid out as `train` and `predict` do it, and compiled where that is asked for.
+"""
 
 import statistics
 import time
@@ -8,7 +12,7 @@ from torch import nn
 
 from frcnn.benchmark.sides import Ours, Side
 from frcnn.benchmark.timing import synchroniser
-from frcnn.inference.compiled import Compile, CompiledDetector, check_compiler
+from frcnn.inference.compiled import Compile, CompiledDetector, compiled_detector
 
 TRIES = 5
 
@@ -46,11 +50,15 @@ def compile_ours(ours: Ours) -> None:
         ConfigError: this machine has no compiler.
     """
     choice: Compile = "reduce-overhead" if ours.device.type == "cuda" else True
-    check_compiler(choice, ours.device, setting="--compile")
-    use_cuda_graphs = ours.device.type == "cuda"
-    ours.compiled = CompiledDetector(
-        ours.model, tell=ours.notes.append, setting="--compile", use_cuda_graphs=use_cuda_graphs
-    )
+    compiled = compiled_detector(ours.model, choice, device=ours.device, setting="--compile", tell=ours.notes.append)
+    assert isinstance(compiled, CompiledDetector)
+    ours.compiled = compiled
+
+
+def is_compiled(side: Side) -> bool:
+    """Whether a part of it runs as a compiled graph: names put around its parts would have it compiled anew."""
+    is_whole = isinstance(side, Ours) and side.compiled is not None
+    return is_whole or any(module._compiled_call_impl is not None for module in side.model.modules())
 
 
 def _seconds(side: Side, what: str) -> float:

@@ -63,11 +63,8 @@ class Side(ABC):
         """Forward, backward, optimiser."""
         with autocast(self.device, self.precision):
             losses = self.losses()
-        self.backward(losses)
-        self.update()
-
-    def backward(self, losses: Losses) -> None:
         losses.total.backward()
+        self.update()
 
     def update(self) -> None:
         assert self.optimizer is not None

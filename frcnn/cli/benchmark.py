@@ -31,11 +31,23 @@ examples:
 train, detect  beside torchvision's model of the same structure with our weights; both are first checked to give the
                same losses and gradients, or the same detections. Weights are random ones made to behave like trained
                ones, and a config need not name data.
-data           reading and resizing images, beside the PIL path of torchvision's reference scripts
+data           reading and resizing images, beside PIL and beside the path of torchvision's reference scripts
 eval           COCO evaluation of made-up detections, beside pycocotools
 
 See docs/benchmarking.md.
 """
+
+
+STEPS = ("train", "detect")
+BELONGS = {
+    "drawn": (*STEPS, "data"),
+    "classes": (*STEPS, "eval"),
+    "images": ("data", "eval"),
+    "detections": ("eval",),
+    **dict.fromkeys(("size", "batch", "objects", "warmup", "against", "device", "precision"), STEPS),
+    **dict.fromkeys(("compile", "graphs", "sweep"), STEPS),
+}
+"""What is measured with an option; those that are not here go with all."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,7 +79,6 @@ def build_parser() -> argparse.ArgumentParser:
     step.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the sweep (JPEG or PNG by its name)")
     other = parser.add_argument_group("data and eval")
     other.add_argument("--images", type=positive, metavar="N", help="images (default: 64 for data, 5000 for eval)")
-    other.add_argument("--workers", type=positive, metavar="N", help="data: also whole loaders with N processes")
     other.add_argument("--detections", type=positive, default=500_000, metavar="D", help="eval (default: 500000)")
     return parser
 
@@ -83,11 +94,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"which CONFIG is to be measured? frcnn benchmark {options.what} CONFIG")
     if options.plot and not options.sweep or options.values and not options.sweep:
         parser.error("--plot and --values belong to --sweep")
-    if options.sweep and options.what not in ("train", "detect"):
-        parser.error("--sweep goes with train and detect")
+    check_options(parser, options)
     if options.plot and options.plot.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         parser.error(f"--plot {options.plot}: name a .png or .jpg file")
     return guarded(lambda: run(options))
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
+    for name, kinds in BELONGS.items():
+        if name in given and options.what not in kinds:
+            parser.error(f"--{name} goes with {' and '.join(kinds)}")
+    for name in ("compile", "graphs", options.sweep) if options.sweep else ():
+        if name in given:
+            parser.error(f"--{name} does not go with --sweep {options.sweep}")
 
 
 def positive(text: str) -> int:
@@ -161,7 +182,6 @@ def measure_loading(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             folder=Path(folder),
             images=options.images or 64,
             rounds=options.rounds,
-            workers=options.workers,
         )
     return result, format_loading(result)
 

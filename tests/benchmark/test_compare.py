@@ -9,8 +9,9 @@ from frcnn.benchmark.compare import compare
 from frcnn.benchmark.graphs import count_graph_breaks, count_host_syncs
 from frcnn.benchmark.memory import bytes_held, cpu_peak
 from frcnn.benchmark.plot import draw_sweep
-from frcnn.benchmark.report import format_comparison, format_point
+from frcnn.benchmark.report import format_comparison, format_point, gain
 from frcnn.benchmark.sweep import sweep
+from frcnn.inference.compiled import CompiledDetector
 from tests.benchmark.sides import NO_PEER, small_sides
 
 
@@ -75,6 +76,29 @@ def test_our_detection_is_one_graph():
     assert count_graph_breaks(sides.ours, "detect")["breaks"] == 0
 
 
+def test_graphs_are_counted_without_the_compiled_form():
+    sides = small_sides(against="none")
+    eager = CompiledDetector(sides.ours.model, tell=print, setting="test", backend="eager")
+    sides.ours.compiled = eager
+    assert count_graph_breaks(sides.ours, "detect")["breaks"] == 0
+    assert sides.ours.compiled is eager
+
+
+def test_a_compiled_side_has_no_stages(monkeypatch):
+    def compile_eagerly(ours):
+        ours.compiled = CompiledDetector(ours.model, tell=ours.notes.append, setting="test", backend="eager")
+
+    monkeypatch.setattr("frcnn.benchmark.compare.compile_ours", compile_eagerly)
+    result = compare(small_sides(), "detect", rounds=1, warmup=1, compiles=True)
+    assert ["stages" in side for side in result["sides"].values()] == [False, True]
+    assert "share of a step, forward + backward" in format_comparison(result)
+
+
+@pytest.mark.parametrize(("median", "lower", "is_gain"), [(1.2, 1.05, True), (1.05, 1.02, False), (1.2, 0.9, False)])
+def test_a_gain_is_clear_of_one(median, lower, is_gain):
+    assert (gain({"median": median, "lower": lower, "upper": 2.0}) == "") == is_gain
+
+
 @pytest.mark.slow
 def test_our_step_is_one_graph_and_the_peers_is_not():
     sides = small_sides(what="train")
@@ -106,9 +130,12 @@ def test_peak_of_live_bytes():
 
 def test_held_bytes_count_shared_storages_once():
     sides = small_sides(what="train")
-    parameters = sum(p.numel() * 4 for p in sides.ours.model.parameters())
-    buffers = sum(b.untyped_storage().nbytes() for b in sides.ours.model.buffers())
-    assert bytes_held(sides.ours) == parameters + buffers
+    alone = bytes_held(sides.ours)
+    assert alone >= sum(p.numel() * 4 for p in sides.ours.model.parameters())
+    sides.ours.model.register_buffer("shared", next(sides.ours.model.parameters()).detach()[:1])
+    assert bytes_held(sides.ours) == alone
+    sides.ours.model.register_buffer("more", torch.zeros(10))
+    assert bytes_held(sides.ours) == alone + 40
 
 
 def test_a_sweep_and_its_picture():

@@ -18,7 +18,8 @@ def test_both_give_the_same_numbers():
     result = compare_evaluation(images=30, classes=4, detections=900, rounds=1)
     assert result["difference"] == 0 and result["ratio"] is not None
     assert 0.05 < result["numbers"]["AP50"][0] < 1
-    assert "all numbers equal" in format_evaluation(result)
+    text = format_evaluation(result)
+    assert "all numbers equal" in text and "CPU pressure" in text and result["machine"]["cpu"] in text
 
 
 def test_numbers_that_differ_have_no_ratio(monkeypatch):

@@ -1,18 +1,19 @@
 import pytest
 import torch
+from PIL import Image
 
 from frcnn.benchmark.build_loading import compare_config_loading
-from frcnn.benchmark.loading import one_thread, read_by_pil, write_drawn
+from frcnn.benchmark.loading import RATIOS, differences, one_thread
 from frcnn.benchmark.report import format_loading
 from frcnn.config import parse_config
-from frcnn.data.images import read_image
 from tests.benchmark.sides import settings
 
 
 def test_figures_of_drawn_files(tmp_path):
     config = parse_config(settings(), source="test")
-    result = compare_config_loading(config, is_drawn=False, folder=tmp_path, images=3, rounds=2, workers=None)
-    assert list(result["sides"]) == ["ours", "PIL, uint8", "ours, normalised", "references"]
+    result = compare_config_loading(config, is_drawn=False, folder=tmp_path, images=3, rounds=2)
+    assert list(result["sides"]) == ["ours", "PIL", "ours, normalised", "references"]
+    assert result["no_ratio"] == [] and all(result[name]["median"] > 0 for name in RATIOS)
     assert all(side["images_per_second"] > 0 for side in result["sides"].values())
     assert "drawn shapes of 480x640" in result["input"]["data"]
     assert "to resized uint8" in format_loading(result)
@@ -22,24 +23,28 @@ def test_a_data_set_that_is_not_there_is_drawn(tmp_path):
     raw = settings()
     raw["data"]["train"] = {"format": "voc", "root": str(tmp_path / "none")}
     config = parse_config(raw, source="test")
-    result = compare_config_loading(config, is_drawn=False, folder=tmp_path, images=2, rounds=1, workers=None)
+    result = compare_config_loading(config, is_drawn=False, folder=tmp_path, images=2, rounds=1)
     assert "data.train cannot be read" in result["input"]["data"]
 
 
-@pytest.mark.slow
-def test_whole_loaders(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (lambda row: torch.zeros(3, 4, 5, dtype=torch.uint8), "(3, 4, 6) by ours and (3, 4, 5) by PIL"),
+        (lambda row: torch.full((3, 4, 6), 10 + 9 * row, dtype=torch.uint8), "image 1 are 9 levels of 255 apart"),
+    ],
+)
+def test_other_pixels_are_seen(other, reason):
+    differing = differences(lambda row: torch.full((3, 4, 6), 10, dtype=torch.uint8), other, rows=range(2))
+    assert len(differing) == 1 and reason in differing[0]
+
+
+def test_without_the_same_pixels_there_is_no_ratio(tmp_path, monkeypatch):
+    monkeypatch.setattr("frcnn.benchmark.loading.open_by_pil", lambda path: Image.new("RGB", (640, 480)))
     config = parse_config(settings(), source="test")
-    result = compare_config_loading(config, is_drawn=True, folder=tmp_path, images=8, rounds=1, workers=2)
-    assert all(speed > 0 for speed in result["loaders"]["images_per_second"].values())
-    assert "whole loaders with 2 processes" in format_loading(result)
-
-
-def test_both_read_the_same_pixels(tmp_path):
-    pictures, _ = write_drawn(tmp_path, images=1)
-    path = pictures / "0.jpg"
-    ours, theirs = read_image(path), read_by_pil(path, is_flipped=False)
-    assert (ours.int() - theirs.int()).abs().float().mean() < 1
-    assert torch.equal(read_by_pil(path, is_flipped=True), theirs.flip(-1))
+    result = compare_config_loading(config, is_drawn=True, folder=tmp_path, images=1, rounds=1)
+    assert all(result[name] is None for name in RATIOS)
+    assert "no ratio: the pixels of image 0" in format_loading(result)
 
 
 def test_one_thread_is_put_back():

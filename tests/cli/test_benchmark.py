@@ -64,6 +64,13 @@ def test_evaluation(capsys):
         ["train", "some.yaml", "--plot", "a.png"],
         ["train", "some.yaml", "--sweep", "size", "--plot", "a.gif"],
         ["data", "some.yaml", "--sweep", "size"],
+        ["data", "some.yaml", "--classes", "3"],
+        ["eval", "--batch", "2"],
+        ["detect", "some.yaml", "--detections", "100"],
+        ["train", "some.yaml", "--images", "10"],
+        ["train", "some.yaml", "--sweep", "batch", "--compile"],
+        ["train", "some.yaml", "--sweep", "batch", "--graphs"],
+        ["train", "some.yaml", "--sweep", "batch", "--batch", "2"],
     ],
 )
 def test_unusable_arguments(arguments, capsys):
