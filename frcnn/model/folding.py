@@ -9,11 +9,14 @@ counted and saved (`fold_frozen`). For detection all are folded once (`fold_all`
 """
 
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 SAME_PADDING, WITH_ACTIVATION = "Conv2dSame", "BatchNormAct2d"
@@ -27,43 +30,57 @@ class _Folding:
     Where the map that comes out has more numbers than the kernels, the kernels are changed; where it has fewer, the map
     is, as batch norm does it. A compiled graph serves maps of all sizes, and always changes the kernels.
 
-    Parameters keep names and places. Only who asks for `weight` and `bias`, as `forward` does, gets the folded ones.
+    Parameters keep names and places. Only who asks for `weight` and `bias` inside `forward` gets the folded ones.
     """
 
     _parameters: dict[str, Tensor | None]
     stride: tuple[int, int]
     norm: tuple[_BatchNorm]
     """The one it carries out; in a tuple, so that it does not become a submodule of two modules."""
-    is_folded: bool
-    """Whether the kernels are changed in this pass, or were in the last one."""
+    folded: tuple[Tensor, Tensor] | None
+    """Kernels and bias of this pass, as long as it lasts; None where the map is changed."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self._parameters["weight"]
-        assert weight is not None
+        own = self._parameters["weight"]
+        assert own is not None
         positions = x.shape[0] * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
-        self.is_folded = torch.compiler.is_compiling() or positions >= weight[0].numel()
-        y = super().forward(x)  # type: ignore[misc] - of the convolution behind
-        if self.is_folded:
-            return y
+        if not torch.compiler.is_compiling() and positions < own[0].numel():
+            y = super().forward(x)  # type: ignore[misc] - of the convolution behind
+            scale, shift = scale_and_shift(self.norm[0])
+            return torch.addcmul(shift[:, None, None], y, scale[:, None, None]).to(y.dtype)
+        self.folded = self.fold()
+        try:
+            if torch.compiler.is_compiling():  # what is kept, the compiler decides
+                return super().forward(x)  # type: ignore[misc]
+            with _made_again(self.folded[0], lambda: self.fold()[0]):
+                return super().forward(x)  # type: ignore[misc]
+        finally:
+            self.folded = None
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Kernels and bias with the norm in them."""
+        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        assert weight is not None
         scale, shift = scale_and_shift(self.norm[0])
-        return torch.addcmul(shift[:, None, None], y, scale[:, None, None]).to(y.dtype)
+        folded = weight * scale.view(-1, *[1] * (weight.dim() - 1))
+        return folded, shift if bias is None else torch.addcmul(shift, bias, scale)
 
     @property
-    def weight(self) -> Tensor:
-        weight = self._parameters["weight"]
-        assert weight is not None
-        if not self.is_folded:
-            return weight
-        scale, _ = scale_and_shift(self.norm[0])
-        return weight * scale.view(-1, *[1] * (weight.dim() - 1))
+    def weight(self) -> Tensor | None:
+        return self._parameters["weight"] if self.folded is None else self.folded[0]
 
     @property
     def bias(self) -> Tensor | None:
-        bias = self._parameters["bias"]
-        if not self.is_folded:
-            return bias
-        scale, shift = scale_and_shift(self.norm[0])
-        return shift if bias is None else torch.addcmul(shift, bias, scale)
+        return self._parameters["bias"] if self.folded is None else self.folded[1]
+
+
+def _made_again(made: Tensor, make: Callable[[], Tensor]) -> saved_tensors_hooks:
+    """In this context `made` is not kept for the backward pass, but made again there."""
+    reference = ref(made)  # the tensor itself would be kept by the functions
+    return saved_tensors_hooks(
+        lambda kept: None if kept is reference() else kept,
+        lambda kept: make().detach() if kept is None else kept,
+    )
 
 
 class _Folded:
@@ -111,12 +128,11 @@ def fold_all(network: nn.Module) -> None:
     for name, module in list(network.named_modules()):
         if isinstance(module, _Folding):
             assert isinstance(module, nn.Conv2d)
-            module.is_folded = True
-            folded = module.weight.detach(), module.bias.detach()  # type: ignore[union-attr]
+            folded = [tensor.detach() for tensor in module.fold()]
             module.__class__ = type(module).__mro__[2]  # as it was before `_in_front`
             for own_name, value in zip(("weight", "bias"), folded, strict=True):
                 module.register_parameter(own_name, nn.Parameter(value, requires_grad=False))  # type: ignore[arg-type]
-            del module.norm, module.is_folded
+            del module.norm, module.folded
         elif isinstance(module, _Folded | _FoldedBeforeActivation):
             parent, _, own_name = name.rpartition(".")
             rest = nn.Identity() if isinstance(module, _Folded) else nn.Sequential(module.drop, module.act)
@@ -177,7 +193,7 @@ def _is_foldable(module: nn.Module) -> bool:
 def _fold(convolution: nn.Conv2d, norm: _BatchNorm) -> None:
     convolution.__class__ = _in_front(_Folding, type(convolution))
     convolution.norm = (norm,)  # type: ignore[assignment]
-    convolution.is_folded = False  # type: ignore[assignment]
+    convolution.folded = None  # type: ignore[assignment]
     norm.__class__ = _in_front(_Folded if type(norm) is nn.BatchNorm2d else _FoldedBeforeActivation, type(norm))
 
 

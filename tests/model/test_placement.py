@@ -2,11 +2,14 @@
 
 import copy
 import pickle
+from collections import defaultdict
+from weakref import ref
 
 import pytest
 import torch
 from torch import nn
 
+from frcnn.model import folding
 from frcnn.model.folding import find_pairs, fold_all, fold_frozen
 from frcnn.model.placement import copy_for_detection, place_for_training
 from tests.model.detectors import C4, FPN, random_batch, small_detector
@@ -43,8 +46,23 @@ def losses_and_gradients(detector, batch):
     return losses, {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
 
 
+@pytest.fixture
+def folds(monkeypatch):
+    """Folded kernels as they are made: for each convolution, weak references to them."""
+    made = defaultdict(list)
+    original = folding._Folding.fold
+
+    def fold(self):
+        folded = original(self)
+        made[self].append(ref(folded[0]))
+        return folded
+
+    monkeypatch.setattr(folding._Folding, "fold", fold)
+    return made
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_folding_frozen_norms_leaves_losses_gradients_and_names(kind):
+def test_folding_frozen_norms_leaves_losses_gradients_and_names(kind, folds):
     plain, batch = detector_with_statistics(KINDS[kind], is_frozen=True), random_batch()
     placed = place_for_training(copy.deepcopy(plain), CPU)
     norms = [module for module in placed.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -55,11 +73,21 @@ def test_folding_frozen_norms_leaves_losses_gradients_and_names(kind):
     mine, gradients = losses_and_gradients(placed.train(), batch)
     other, expected = losses_and_gradients(plain.train(), batch)
     torch.testing.assert_close(torch.stack(mine), torch.stack(other), atol=1e-10, rtol=1e-10)
-    chosen = {module.is_folded for module in placed.modules() if hasattr(module, "is_folded")}
-    assert chosen == {True, False}, "kernels of large maps and of small ones, both ways"
+    assert 0 < len(folds) < num_folded, "kernels of large maps and of small ones, both ways"
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         assert (gradient - expected[name]).norm() <= 1e-8 * expected[name].norm() + 1e-12, name
+
+
+def test_folded_kernels_are_not_kept_until_the_backward_pass(folds):
+    detector, batch = place_for_training(detector_with_statistics(FPN, is_frozen=True), CPU).train(), random_batch()
+    total = detector.forward_train(batch).total
+    assert [len(made) for made in folds.values()] == [1] * len(folds)
+    assert not any(made[0]() is not None for made in folds.values())
+    total.backward()
+    trained = [convolution for convolution in folds if convolution._parameters["weight"].requires_grad]
+    assert trained
+    assert all(len(folds[convolution]) == 2 for convolution in trained), "made again there"
 
 
 def test_norms_that_are_trained_are_left_alone():
@@ -144,7 +172,7 @@ def test_a_convolution_that_changes_its_own_weights_is_left_alone():
 
 
 @pytest.mark.parametrize("size", [(16, 16), (96, 128)])
-def test_maps_keep_their_precision_under_autocast(size):
+def test_maps_keep_their_precision_under_autocast(size, folds):
     """Whether the kernels are changed or the map."""
     network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3, stride=16),
                             nn.BatchNorm2d(64)).eval().requires_grad_(False)  # fmt: skip
@@ -153,6 +181,6 @@ def test_maps_keep_their_precision_under_autocast(size):
     fold_frozen(network)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = network(x)
-    assert {network[0].is_folded, network[2].is_folded} == {True, False}
+    assert len(folds) == 1
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
