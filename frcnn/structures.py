@@ -18,6 +18,7 @@ Boxes are float32 xyxy pixels of the network's canvas, with continuous edges (a 
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -81,7 +82,12 @@ class RpnOutput(NamedTuple):
 
     def at(self, index: Tensor) -> "RpnOutput":
         """What it says of some anchors, `index` (B, S) into A: objectness (B, S), deltas (B, S, 4)."""
-        return RpnOutput(self.objectness.gather(1, index), self.deltas.gather(1, index[..., None].expand(-1, -1, 4)))
+        images, anchors = self.objectness.shape
+        row = (index + anchors * torch.arange(images, device=index.device)[:, None]).flatten()
+        # Not by `gather`, which would keep all anchors' deltas for the backward pass.
+        objectness = self.objectness.flatten().index_select(0, row)
+        deltas = self.deltas.flatten(0, 1).index_select(0, row)
+        return RpnOutput(objectness.view(index.shape), deltas.view(*index.shape, 4))
 
 
 class AnchorLabels(NamedTuple):

@@ -4,6 +4,7 @@ Letters: N regions of all images together, C channels, S bins along each side of
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torchvision
@@ -87,19 +88,8 @@ def roi_align(
     A bilinear sample is a weighted sum of four rows of the table, and a bin is a mean of samples; so all bins of all
     levels are one `embedding_bag`. That needs no routing of regions to levels. No gradient flows to `rois`.
     """
-    with torch.no_grad():
-        height = of_level([size[0] for size in table.sizes], level)
-        width = of_level([size[1] for size in table.sizes], level)
-        # int64, as float32 counts no further than 2**24 rows
-        first_row = of_level(table.starts[:-1], level) + rois[:, 0].long() * table.starts[-1]
-        scale = of_level([1 / stride for stride in strides], level)
-        box = rois[:, 1:] * scale[:, None] - (0.5 if aligned else 0.0)
-        y, y_weight = _sample_axis(box[:, 1], box[:, 3], height, size, sampling_ratio, aligned)
-        x, x_weight = _sample_axis(box[:, 0], box[:, 2], width, size, sampling_ratio, aligned)
-        row = first_row[:, None, None] + y * width[:, None, None]
-    rows = widen(table.rows)
-    pooled = _WeightedBag.apply(rows, row, x, y_weight.to(rows.dtype), x_weight.to(rows.dtype))
-    return pooled.to(table.rows.dtype)
+    sampling = Sampling(table.sizes, table.starts, tuple(strides), size, sampling_ratio, aligned)
+    return _WeightedBag.apply(widen(table.rows), rois, level, sampling).to(table.rows.dtype)
 
 
 def roi_align_adaptive(
@@ -116,15 +106,81 @@ def roi_align_adaptive(
     return _pool_each_level(kernel, features, rois, level, strides=strides)
 
 
-def _sample_axis(
-    start: Tensor, end: Tensor, length: Tensor, size: int, ratio: int, aligned: bool
-) -> tuple[Tensor, Tensor]:
+class Sampling(NamedTuple):
+    """What `roi_align` is told besides tensors: of the table's maps, and where in a region samples are taken."""
+
+    sizes: tuple[tuple[int, int], ...]
+    starts: tuple[int, ...]
+    strides: tuple[float, ...]
+    size: int
+    ratio: int
+    aligned: bool
+
+
+class _WeightedBag(torch.autograd.Function):
+    """Weighted sums of table rows, with a backward pass that is itself a weighted bag.
+
+    PyTorch's own dense backward adds row after row on one thread. Sorted by table row, the same sums are a bag for
+    each row of the table over the rows of the gradient, which runs on all threads and in a fixed order. Which rows and
+    weights these are is worked out again there, rather than kept.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, rois: Tensor, level: Tensor, sampling: Sampling) -> Tensor:
+        """The bins (N, C, S, S), channels-last in memory, of `rois` (N, 5) and `level` (N,) from a table (T, C)."""
+        ctx.save_for_backward(rois, level)
+        ctx.sampling, ctx.shape, ctx.dtype = sampling, table.shape, table.dtype
+        index, weight = _bins(rois, level, sampling)
+        sums = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.to(table.dtype))  # (N*S*S, C)
+        return sums.view(-1, sampling.size, sampling.size, table.shape[1]).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        rois, level = ctx.saved_tensors
+        index, weight = _bins(rois, level, ctx.sampling)
+        rows, channels = ctx.shape
+        table_row, order = index.flatten().sort(stable=True)
+        bag = order // index.shape[1]
+        first = torch.searchsorted(table_row, torch.arange(rows, device=index.device))
+        weight = weight.to(ctx.dtype).flatten()[order]
+        del table_row, order, index
+        gradient = gradient.permute(0, 2, 3, 1)  # -> (N, S, S, C)
+        summed = gradient.new_empty(rows, channels)
+        # The gradient comes in the other order, and a copy of all of it would be the peak of a step's memory.
+        for part in range(0, channels, PART):
+            width = min(PART, channels - part)
+            summed[:, part : part + width] = F.embedding_bag(
+                bag,
+                gradient[..., part : part + width].reshape(-1, width),
+                offsets=first,
+                mode="sum",
+                per_sample_weights=weight,
+            )
+        return summed, None, None, None
+
+
+def _bins(rois: Tensor, level: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """The table's rows that make up each bin, int64, and their weights: (N*S*S, k*k) each, with k = 2 * ratio."""
+    height = of_level([size[0] for size in sampling.sizes], level)
+    width = of_level([size[1] for size in sampling.sizes], level)
+    # int64, as float32 counts no further than 2**24 rows
+    first_row = of_level(sampling.starts[:-1], level) + rois[:, 0].long() * sampling.starts[-1]
+    scale = of_level([1 / stride for stride in sampling.strides], level)
+    box = rois[:, 1:] * scale[:, None] - (0.5 if sampling.aligned else 0.0)
+    y, y_weight = _sample_axis(box[:, 1], box[:, 3], height, sampling)
+    x, x_weight = _sample_axis(box[:, 0], box[:, 2], width, sampling)
+    row = first_row[:, None, None] + y * width[:, None, None]
+    return _all_pairs(row, x, torch.add), _all_pairs(y_weight, x_weight, torch.mul)
+
+
+def _sample_axis(start: Tensor, end: Tensor, length: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Pixels and weights of the bilinear samples along one axis.
 
     From the region's start and end and the length (int64) of the map, each (N,), to pixels (N, S, 2*ratio) int64 and
     weights of the same shape: the pixel below and above each of the bin's samples. A bin's weights sum to 1
     inside the map.
     """
+    size, ratio, aligned = sampling.size, sampling.ratio, sampling.aligned
     extent = end - start if aligned else (end - start).clamp(min=1)
     extent = (extent / size)[:, None]  # of one bin
     bins = torch.arange(size, device=start.device, dtype=start.dtype)
@@ -141,58 +197,8 @@ def _sample_axis(
     return pixel.to(torch.int64).unflatten(1, (size, ratio)).flatten(2), weight.unflatten(1, (size, ratio)).flatten(2)
 
 
-class _WeightedBag(torch.autograd.Function):
-    """Weighted sums of table rows, with a backward pass that is itself a weighted bag.
-
-    PyTorch's own dense backward adds row after row on one thread. Sorted by table row, the same sums are a bag for
-    each row of the table over the rows of the gradient, which runs on all threads and in a fixed order.
-    """
-
-    @staticmethod
-    def forward(ctx, table: Tensor, row: Tensor, x: Tensor, y_weight: Tensor, x_weight: Tensor) -> Tensor:
-        """The bins of N regions.
-
-        Args:
-            table: (T, C).
-            row, x: (N, S, k) int64; a sample reads the pixels row + x of the table.
-            y_weight, x_weight: (N, S, k), which are multiplied.
-
-        Returns:
-            (N, C, S, S), channels-last in memory.
-        """
-        ctx.save_for_backward(row, x, y_weight, x_weight)
-        ctx.shape = table.shape
-        index, weight = _of_bins(row, x, torch.add), _of_bins(y_weight, x_weight, torch.mul)
-        sums = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)  # (N*S*S, C)
-        return sums.view(-1, row.shape[1], row.shape[1], table.shape[1]).permute(0, 3, 1, 2)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        row, x, y_weight, x_weight = ctx.saved_tensors
-        index, weight = _of_bins(row, x, torch.add), _of_bins(y_weight, x_weight, torch.mul)
-        rows, channels = ctx.shape
-        table_row, order = index.flatten().sort(stable=True)
-        bag = order // index.shape[1]
-        first = torch.searchsorted(table_row, torch.arange(rows, device=row.device))
-        weight = weight.flatten()[order]
-        del table_row, order, index
-        gradient = gradient.permute(0, 2, 3, 1)  # -> (N, S, S, C)
-        summed = gradient.new_empty(rows, channels)
-        # The gradient comes in the other order, and a copy of all of it would be the peak of a step's memory.
-        for part in range(0, channels, PART):
-            width = min(PART, channels - part)
-            summed[:, part : part + width] = F.embedding_bag(
-                bag,
-                gradient[..., part : part + width].reshape(-1, width),
-                offsets=first,
-                mode="sum",
-                per_sample_weights=weight,
-            )
-        return summed, None, None, None, None
-
-
-def _of_bins(y: Tensor, x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """All pairs of y and x of each bin: (N, S, k) and (N, S, k) -> (N*S*S, k*k)."""
+def _all_pairs(y: Tensor, x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Of y and x of each bin: (N, S, k) and (N, S, k) -> (N*S*S, k*k)."""
     # (N, S, 1, k, 1) with (N, 1, S, 1, k) -> (N, S, S, k, k)
     return combine(y[:, :, None, :, None], x[:, None, :, None, :]).flatten(0, 2).flatten(1)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from torch.autograd.graph import saved_tensors_hooks
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -184,6 +185,22 @@ def test_roi_pool_equals_torchvision_on_one_map_and_on_a_pyramid():
     gradients = [torch.autograd.grad(result, features, upstream) for result in (ours, theirs)]
     for mine, other in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+
+def test_roi_align_keeps_little_for_its_backward_pass():
+    """Neither the table nor the 16 rows and weights of each bin."""
+    rois, kept = as_rois(random_boxes(100)), []
+    table = pixel_table(pyramid())
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    settings = {"strides": STRIDES, "size": 7, "sampling_ratio": 2, "aligned": False}
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        roi_align(table, rois, torch.zeros(len(rois), dtype=torch.int64), **settings)
+    assert kept
+    assert sum(tensor.numel() for tensor in kept) <= 10 * len(rois)
 
 
 def test_roi_align_on_more_pixels_than_float32_can_count():
