@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_map_only
 
 from frcnn.analyze.counting import OTHER, PartCounter
 from frcnn.analyze.parts import part_of_parameters, part_points
-from frcnn.benchmark.scene import SceneSettings, draw_scene
+from frcnn.benchmark.build import scene_settings
+from frcnn.benchmark.scene import draw_scene
 from frcnn.benchmark.stages import wrapped
 from frcnn.config import Config
 from frcnn.model.build import build_from_config
@@ -33,16 +34,7 @@ def analyze(
         batch: images.
         objects: of an image; they change next to nothing.
     """
-    short_side, long_side = config.data.test_sides
-    settings = SceneSettings(
-        size=size,
-        short_side=short_side,
-        long_side=long_side,
-        batch=batch,
-        objects=objects,
-        num_classes=num_classes,
-        channels=config.data.channels,
-    )
+    settings = scene_settings(config, num_classes=num_classes, size=size, batch=batch, objects=objects)
     given = draw_scene(settings).batch
     detector = build_from_config(config, num_classes=num_classes, pretrained=False)
     points, parameters = part_points(detector), _parameters(detector)

@@ -20,7 +20,7 @@ from frcnn.inference.run import Precision
 from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.model.placement import copy_for_detection, place_for_training
-from frcnn.train.optimizer import build_optimizer, parameter_groups
+from frcnn.train.build import optimizer_from_config
 
 FILLED_IN = ("data.train.format=shapes", "data.val.format=shapes", "train.epochs=1")
 """What makes a whole config of a base that leaves data and length to others."""
@@ -96,18 +96,9 @@ def build_sides(
     no_peer = ["not asked for"] if kind is None else kind.obstacles(config)
     changes = {} if kind is None or no_peer else _differing(config, kind.adapted(config))
     config = _changed(config, changes)
-    short_side, long_side = config.data.test_sides
-    dataset, problem = (None, "") if is_drawn else _read_data(config)
-    num_classes = classes or _count_classes(config, dataset)
-    settings = SceneSettings(
-        size=size,
-        short_side=short_side,
-        long_side=long_side,
-        batch=batch,
-        objects=objects,
-        num_classes=num_classes,
-        channels=config.data.channels,
-    )
+    dataset, problem = (None, "") if is_drawn else read_data(config)
+    num_classes = classes or count_classes(config, dataset)
+    settings = scene_settings(config, num_classes=num_classes, size=size, batch=batch, objects=objects)
     scene = draw_scene(settings) if dataset is None else read_scene(dataset, settings)
     if problem:
         scene = scene._replace(origin=f"{scene.origin} ({problem})")
@@ -130,21 +121,11 @@ def build_sides(
 
 def _build_ours(config: Config, model: FasterRCNN, scene: Scene, *, what: str, precision: Precision) -> Ours:
     """Our side as `train` or `predict` would lay it out on this device."""
-    train, device = config.train, scene.batch.images.device
     if what == "detect":
         model = copy_for_detection(model)
     else:
-        model = place_for_training(model, device, channels_last=train.channels_last)
-    groups = parameter_groups(
-        model,
-        weight_decay=train.weight_decay,
-        norm_weight_decay=train.norm_weight_decay,
-        bias_weight_decay=train.bias_weight_decay,
-        bias_lr_factor=train.bias_lr_factor,
-    )
-    optimizer = None
-    if what == "train":
-        optimizer = build_optimizer(groups, kind=train.optimizer, lr=LEARNING_RATE, momentum=train.momentum)
+        model = place_for_training(model, scene.batch.images.device, channels_last=config.train.channels_last)
+    optimizer = optimizer_from_config(config, model, lr=LEARNING_RATE) if what == "train" else None
     return Ours(model, scene, optimizer=optimizer, precision=precision)
 
 
@@ -207,18 +188,30 @@ def _with(section: Any, path: list[str], value: Any) -> Any:
     return section.model_copy(update={name: _with(getattr(section, name), rest, value) if rest else value})
 
 
-def count_classes(config: Config, *, is_drawn: bool) -> int:
-    """K by data.classes or the validation set; where neither can be read, that of torchvision's detectors."""
-    return _count_classes(config, None if is_drawn else _read_data(config)[0])
+def scene_settings(
+    config: Config, *, num_classes: int, size: tuple[int, int] | None, batch: int, objects: int | None
+) -> SceneSettings:
+    """Scenes as a config's networks read them; without a `size`, as large as its images are in evaluation."""
+    short_side, long_side = config.data.test_sides
+    return SceneSettings(
+        size=size,
+        short_side=short_side,
+        long_side=long_side,
+        batch=batch,
+        objects=objects,
+        num_classes=num_classes,
+        channels=config.data.channels,
+    )
 
 
-def _count_classes(config: Config, dataset: DetectionDataset | None) -> int:
+def count_classes(config: Config, dataset: DetectionDataset | None) -> int:
+    """K by the data set or data.classes; where there is neither, that of torchvision's detectors."""
     if dataset is not None:
         return len(dataset.class_names)
     return len(config.data.classes or ()) or DEFAULT_CLASSES
 
 
-def _read_data(config: Config) -> tuple[DetectionDataset | None, str]:
+def read_data(config: Config) -> tuple[DetectionDataset | None, str]:
     """The validation set, or None with the reason where it cannot be read."""
     try:
         return build_dataset(config.data, "val"), ""

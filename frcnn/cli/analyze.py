@@ -6,7 +6,7 @@ from pathlib import Path
 
 from frcnn.analyze.build import analyze
 from frcnn.analyze.report import format_analysis
-from frcnn.benchmark.build import count_classes, read_config
+from frcnn.benchmark.build import count_classes, read_config, read_data
 from frcnn.cli.benchmark import positive, size
 from frcnn.cli.output import write_json
 from frcnn.cli.run import guarded
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Count, print, and write JSON where asked for."""
     config, names_data = read_config(options.config, options.overrides)
-    num_classes = options.classes or count_classes(config, is_drawn=not names_data)
+    num_classes = options.classes or count_classes(config, read_data(config)[0] if names_data else None)
     result = analyze(config, num_classes=num_classes, size=options.size, batch=options.batch)
     print(format_analysis(result))
     if options.json:

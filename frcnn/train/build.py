@@ -93,20 +93,13 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
     )
     train = config.train
     place_for_training(model, world.device, channels_last=train.channels_last)
-    groups = parameter_groups(
-        model,
-        weight_decay=train.weight_decay,
-        norm_weight_decay=train.norm_weight_decay,
-        bias_weight_decay=train.bias_weight_decay,
-        bias_lr_factor=train.bias_lr_factor,
-    )
     return Experiment(
         config=config,
         world=world,
         train_set=train_set,
         val_set=val_set,
         model=model,
-        optimizer=build_optimizer(groups, kind=train.optimizer, lr=train.peak_lr, momentum=train.momentum),
+        optimizer=optimizer_from_config(config, model, lr=train.peak_lr),
         scaler=torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16"),
         average=None if train.ema_decay is None else WeightAverage(model, decay=train.ema_decay),
         epoch_draws=draws,
@@ -115,6 +108,19 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         eval_every=train.eval_every or per_epoch,
         checkpoint_every=train.checkpoint_every or per_epoch,
     )
+
+
+def optimizer_from_config(config: Config, model: FasterRCNN, *, lr: float) -> torch.optim.Optimizer:
+    """The optimiser of a config over the trainable parameters of `model`."""
+    train = config.train
+    groups = parameter_groups(
+        model,
+        weight_decay=train.weight_decay,
+        norm_weight_decay=train.norm_weight_decay,
+        bias_weight_decay=train.bias_weight_decay,
+        bias_lr_factor=train.bias_lr_factor,
+    )
+    return build_optimizer(groups, kind=train.optimizer, lr=lr, momentum=train.momentum)
 
 
 def check_settings(train: TrainConfig, world: World) -> None:
