@@ -1,11 +1,13 @@
 """Reading and preparing images in worker processes, with what goes wrong there told in the main process."""
 
+import atexit
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -16,6 +18,9 @@ from frcnn.data.sampler import Key, image_generator, image_seed
 from frcnn.data.transforms import TestTransform, TrainTransform
 from frcnn.errors import DataError, TrainingError
 from frcnn.structures import Batch
+
+OPEN: WeakSet[Generator] = WeakSet()
+"""Iterations of loaders that go on."""
 
 
 class Attempt(NamedTuple):
@@ -166,6 +171,11 @@ class BatchLoader(DataLoader):
         self.samples = samples
 
     def __iter__(self) -> Iterator[Batch | None]:
+        batches = self._batches()
+        OPEN.add(batches)
+        return batches
+
+    def _batches(self) -> Generator[Batch | None, None, None]:
         dataset = self.samples.dataset
         for batch, problems, fault in super().__iter__():
             if fault is not None:
@@ -175,6 +185,16 @@ class BatchLoader(DataLoader):
             if batch is None and isinstance(self.samples, TrainSamples):
                 raise DataError(f"{dataset.name}: not one image can be read; first: {problems[0]}")
             yield batch
+
+
+@atexit.register
+def close_all() -> None:
+    """End the iterations that go on, and with them their workers.
+
+    Else Python would, as a program ends, send each worker a SIGTERM, the one that it ignores, and wait for it.
+    """
+    for batches in list(OPEN):
+        batches.close()
 
 
 def start_worker(worker: int) -> None:

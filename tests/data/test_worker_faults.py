@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -85,3 +87,16 @@ def test_workers_leave_the_first_signals_to_the_main_process():
         while time.monotonic() < deadline:
             next(iterator)
     assert "go on with --resume" in (explain(error.value) or "")
+
+
+def test_a_program_may_end_while_a_loader_is_at_work():
+    program = """
+from frcnn.config.schema import DataConfig
+from frcnn.data import build_dataset, build_train_loader
+source = {"format": "shapes", "num_images": 6, "height": 64, "width": 64}
+data = DataConfig(train=source, val=source, short_side=[64], long_side=64, workers=2)
+batches = iter(build_train_loader(data, build_dataset(data, "train"), batch_size=2, accumulate=1, seed=0, start_step=0))
+print(len(next(batches).images))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert (ended.stdout, ended.stderr) == ("2\n", "")
