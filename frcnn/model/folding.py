@@ -52,7 +52,7 @@ class _Folding:
         try:
             if torch.compiler.is_compiling():  # what is kept, the compiler decides
                 return super().forward(x)  # type: ignore[misc]
-            with _made_again(self.folded[0], lambda: self.fold()[0]):
+            with _made_again(self.folded[0], lambda: self.fold()[0], of=own):
                 return super().forward(x)  # type: ignore[misc]
         finally:
             self.folded = None
@@ -74,13 +74,21 @@ class _Folding:
         return self._parameters["bias"] if self.folded is None else self.folded[1]
 
 
-def _made_again(made: Tensor, make: Callable[[], Tensor]) -> saved_tensors_hooks:
-    """In this context `made` is not kept for the backward pass, but made again there."""
+def _made_again(made: Tensor, make: Callable[[], Tensor], of: Tensor) -> saved_tensors_hooks:
+    """In this context `made` is not kept for the backward pass, but made again there of the same values of `of`."""
     reference = ref(made)  # the tensor itself would be kept by the functions
-    return saved_tensors_hooks(
-        lambda kept: None if kept is reference() else kept,
-        lambda kept: make().detach() if kept is None else kept,
-    )
+
+    def leave_out(kept: Tensor) -> Tensor | int:
+        return of._version if kept is reference() else kept
+
+    def put_back(kept: Tensor | int) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        if kept != of._version:  # as PyTorch has it for what it keeps
+            raise RuntimeError("weights of a convolution were changed between its forward and its backward pass")
+        return make().detach()
+
+    return saved_tensors_hooks(leave_out, put_back)
 
 
 class _Folded:

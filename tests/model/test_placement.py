@@ -90,6 +90,18 @@ def test_folded_kernels_are_not_kept_until_the_backward_pass(folds):
     assert all(len(folds[convolution]) == 2 for convolution in trained), "made again there"
 
 
+def test_weights_that_change_before_the_backward_pass_are_an_error():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
+    for index in (1, 3):
+        network[index].requires_grad_(False)
+    fold_frozen(network)
+    total = network(torch.randn(1, 3, 8, 8)).sum()
+    with torch.no_grad():
+        network[2]._parameters["weight"].mul_(2)
+    with pytest.raises(RuntimeError, match="changed between its forward and its backward pass"):
+        total.backward()
+
+
 def test_norms_that_are_trained_are_left_alone():
     detector = place_for_training(small_detector(), CPU)
     assert find_pairs(detector.backbone.body), "there are some to be left alone"
