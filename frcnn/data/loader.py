@@ -4,6 +4,7 @@ import atexit
 import signal
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,7 +195,8 @@ def close_all() -> None:
     Else Python would, as a program ends, send each worker a SIGTERM, the one that it ignores, and wait for it.
     """
     for batches in list(OPEN):
-        batches.close()
+        with suppress(ValueError):  # a thread waits for its next batch at this moment
+            batches.close()
 
 
 def start_worker(worker: int) -> None:
