@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from frcnn.analyze.counting import OTHER, PartCounter
 from frcnn.analyze.parts import part_of_parameters, part_points
-from frcnn.benchmark.build import scene_settings
+from frcnn.benchmark.build_scene import scene_settings
 from frcnn.benchmark.scene import draw_scene
 from frcnn.benchmark.stages import wrapped
 from frcnn.config import Config

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from frcnn.benchmark import build_detectron2, build_torchvision
+from frcnn.benchmark.build_scene import scene_settings
 from frcnn.benchmark.calibrate import calibrate
-from frcnn.benchmark.scene import Scene, SceneSettings, draw_scene, read_scene
+from frcnn.benchmark.scene import Scene, draw_scene, read_scene
 from frcnn.benchmark.sides import Ours, Side, Torchvision, reference_optimizer
 from frcnn.config import Config, load_config
 from frcnn.data.build import build_dataset
@@ -20,7 +21,7 @@ from frcnn.inference.run import Precision
 from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.model.placement import copy_for_detection, place_for_training
-from frcnn.train.build import optimizer_from_config
+from frcnn.train.optimizer import optimizer_from_config
 
 FILLED_IN = ("data.train.format=shapes", "data.val.format=shapes", "train.epochs=1")
 """What makes a whole config of a base that leaves data and length to others."""
@@ -186,22 +187,6 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
 def _with(section: Any, path: list[str], value: Any) -> Any:
     name, *rest = path
     return section.model_copy(update={name: _with(getattr(section, name), rest, value) if rest else value})
-
-
-def scene_settings(
-    config: Config, *, num_classes: int, size: tuple[int, int] | None, batch: int, objects: int | None
-) -> SceneSettings:
-    """Scenes as a config's networks read them; without a `size`, as large as its images are in evaluation."""
-    short_side, long_side = config.data.test_sides
-    return SceneSettings(
-        size=size,
-        short_side=short_side,
-        long_side=long_side,
-        batch=batch,
-        objects=objects,
-        num_classes=num_classes,
-        channels=config.data.channels,
-    )
 
 
 def count_classes(config: Config, dataset: DetectionDataset | None) -> int:

@@ -1,14 +1,14 @@
 """Reading and preparing images in worker processes, with what goes wrong there told in the main process."""
 
-import atexit
 import signal
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -19,9 +19,6 @@ from frcnn.data.sampler import Key, image_generator, image_seed
 from frcnn.data.transforms import TestTransform, TrainTransform
 from frcnn.errors import DataError, TrainingError
 from frcnn.structures import Batch
-
-OPEN: WeakSet[Generator] = WeakSet()
-"""Iterations of loaders that go on."""
 
 
 class Attempt(NamedTuple):
@@ -173,7 +170,7 @@ class BatchLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch | None]:
         batches = self._batches()
-        OPEN.add(batches)
+        Finalize(batches, close, args=(ref(batches),), exitpriority=1)
         return batches
 
     def _batches(self) -> Generator[Batch | None, None, None]:
@@ -188,13 +185,13 @@ class BatchLoader(DataLoader):
             yield batch
 
 
-@atexit.register
-def close_all() -> None:
-    """End the iterations that go on, and with them their workers.
+def close(iteration: ReferenceType[Generator]) -> None:
+    """End an iteration that goes on as its process ends, and with it its workers.
 
-    Else Python would, as a program ends, send each worker a SIGTERM, the one that it ignores, and wait for it.
+    Else Python would send each worker a SIGTERM, the one that it ignores, and wait for it.
     """
-    for batches in list(OPEN):
+    batches = iteration()
+    if batches is not None:
         with suppress(ValueError):  # a thread waits for its next batch at this moment
             batches.close()
 

@@ -9,14 +9,12 @@ counted and saved (`fold_frozen`). For detection all are folded once (`fold_all`
 """
 
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
-from weakref import ref
 
 import torch
 from torch import Tensor, fx, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 SAME_PADDING, WITH_ACTIVATION = "Conv2dSame", "BatchNormAct2d"
@@ -35,6 +33,10 @@ class _Folding:
 
     _parameters: dict[str, Tensor | None]
     stride: tuple[int, int]
+    padding: tuple[int, int] | str
+    dilation: tuple[int, int]
+    groups: int
+    padding_mode: str
     norm: tuple[_BatchNorm]
     """The one it carries out; in a tuple, so that it does not become a submodule of two modules."""
     folded: tuple[Tensor, Tensor] | None
@@ -48,22 +50,37 @@ class _Folding:
             y = super().forward(x)  # type: ignore[misc] - of the convolution behind
             scale, shift = scale_and_shift(self.norm[0])
             return torch.addcmul(shift[:, None, None], y, scale[:, None, None]).to(y.dtype)
-        self.folded = self.fold()
-        try:
-            if torch.compiler.is_compiling():  # what is kept, the compiler decides
+        if self.keeps_kernels(x):
+            self.folded = self.fold()
+            try:
                 return super().forward(x)  # type: ignore[misc]
-            with _made_again(self.folded[0], lambda: self.fold()[0], of=own):
-                return super().forward(x)  # type: ignore[misc]
-        finally:
-            self.folded = None
+            finally:
+                self.folded = None
+        scale, bias = self.scale_and_bias()
+        settings = self.stride, self.padding, self.dilation, self.groups
+        return _FoldedConvolution.apply(x, own, scale, bias, *settings)
+
+    def keeps_kernels(self, x: Tensor) -> bool:
+        """Whether the folded kernels are kept for the backward pass, which is otherwise to make them again.
+
+        They are where PyTorch casts them, the compiler decides or the convolution does more than to convolve.
+        """
+        is_plain = type(self).__mro__[2] is nn.Conv2d and self.padding_mode == "zeros"
+        is_own = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+        return is_own or not is_plain or isinstance(self.padding, str)
+
+    def scale_and_bias(self) -> tuple[Tensor, Tensor]:
+        """What the kernels are multiplied by, (C,), and the bias with the norm in it, (C,)."""
+        bias = self._parameters["bias"]
+        scale, shift = scale_and_shift(self.norm[0])
+        return scale, shift if bias is None else torch.addcmul(shift, bias, scale)
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Kernels and bias with the norm in them."""
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        weight = self._parameters["weight"]
         assert weight is not None
-        scale, shift = scale_and_shift(self.norm[0])
-        folded = weight * scale.view(-1, *[1] * (weight.dim() - 1))
-        return folded, shift if bias is None else torch.addcmul(shift, bias, scale)
+        scale, bias = self.scale_and_bias()
+        return scaled(weight, scale), bias
 
     @property
     def weight(self) -> Tensor | None:
@@ -74,21 +91,40 @@ class _Folding:
         return self._parameters["bias"] if self.folded is None else self.folded[1]
 
 
-def _made_again(made: Tensor, make: Callable[[], Tensor], of: Tensor) -> saved_tensors_hooks:
-    """In this context `made` is not kept for the backward pass, but made again there of the same values of `of`."""
-    reference = ref(made)  # the tensor itself would be kept by the functions
+class _FoldedConvolution(torch.autograd.Function):
+    """A convolution by scaled kernels, which are scaled again in the backward pass rather than kept for it."""
 
-    def leave_out(kept: Tensor) -> Tensor | int:
-        return of._version if kept is reference() else kept
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Tensor:
+        """As `torch.nn.functional.conv2d` by `weight` times `scale` (C,)."""
+        ctx.save_for_backward(x, weight, scale)
+        ctx.settings = stride, padding, dilation, groups
+        return F.conv2d(x, scaled(weight, scale), bias, *ctx.settings)
 
-    def put_back(kept: Tensor | int) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        if kept != of._version:  # as PyTorch has it for what it keeps
-            raise RuntimeError("weights of a convolution were changed between its forward and its backward pass")
-        return make().detach()
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.settings
+        wanted = [ctx.needs_input_grad[index] for index in (0, 1, 3)]
+        of_x, of_kernels, of_bias = torch.ops.aten.convolution_backward(
+            gradient, x, scaled(weight, scale), [len(weight)], stride, padding, dilation, False, [0, 0], groups, wanted
+        )
+        return of_x, None if of_kernels is None else scaled(of_kernels, scale), None, of_bias, None, None, None, None
 
-    return saved_tensors_hooks(leave_out, put_back)
+
+def scaled(kernels: Tensor, scale: Tensor) -> Tensor:
+    """Kernels (C, ...) times `scale` (C,)."""
+    return kernels * scale.view(-1, *[1] * (kernels.dim() - 1))
 
 
 class _Folded:

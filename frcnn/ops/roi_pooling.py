@@ -88,8 +88,15 @@ def roi_align(
     A bilinear sample is a weighted sum of four rows of the table, and a bin is a mean of samples; so all bins of all
     levels are one `embedding_bag`. That needs no routing of regions to levels. No gradient flows to `rois`.
     """
-    sampling = Sampling(table.sizes, table.starts, tuple(strides), size, sampling_ratio, aligned)
-    return _WeightedBag.apply(widen(table.rows), rois, level, sampling).to(table.rows.dtype)
+    height = of_level([size[0] for size in table.sizes], level)
+    width = of_level([size[1] for size in table.sizes], level)
+    # integers, as float32 counts no further than 2**24 rows
+    first_row = of_level(table.starts[:-1], level) + rois[:, 0].long() * table.starts[-1]
+    grid = torch.stack([first_row, height, width], dim=1).to(torch.int32)
+    scale = of_level([1 / stride for stride in strides], level)
+    box = rois[:, 1:] * scale[:, None] - (0.5 if aligned else 0.0)
+    sampling = Sampling(size, sampling_ratio, aligned)
+    return _WeightedBag.apply(widen(table.rows), box, grid, sampling).to(table.rows.dtype)
 
 
 def roi_align_adaptive(
@@ -107,11 +114,8 @@ def roi_align_adaptive(
 
 
 class Sampling(NamedTuple):
-    """What `roi_align` is told besides tensors: of the table's maps, and where in a region samples are taken."""
+    """Where in a region `roi_align` takes its samples; see there."""
 
-    sizes: tuple[tuple[int, int], ...]
-    starts: tuple[int, ...]
-    strides: tuple[float, ...]
     size: int
     ratio: int
     aligned: bool
@@ -126,18 +130,27 @@ class _WeightedBag(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, table: Tensor, rois: Tensor, level: Tensor, sampling: Sampling) -> Tensor:
-        """The bins (N, C, S, S), channels-last in memory, of `rois` (N, 5) and `level` (N,) from a table (T, C)."""
-        ctx.save_for_backward(rois, level)
+    def forward(ctx, table: Tensor, box: Tensor, grid: Tensor, sampling: Sampling) -> Tensor:
+        """The bins of N regions.
+
+        Args:
+            table: (T, C).
+            box: (N, 4) in pixels of each region's map.
+            grid: (N, 3) int32 row of the table at which that map begins, its height and its width.
+
+        Returns:
+            (N, C, S, S), channels-last in memory.
+        """
+        ctx.save_for_backward(box, grid)
         ctx.sampling, ctx.shape, ctx.dtype = sampling, table.shape, table.dtype
-        index, weight = _bins(rois, level, sampling)
+        index, weight = _bins(box, grid, sampling)
         sums = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.to(table.dtype))  # (N*S*S, C)
         return sums.view(-1, sampling.size, sampling.size, table.shape[1]).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        rois, level = ctx.saved_tensors
-        index, weight = _bins(rois, level, ctx.sampling)
+        box, grid = ctx.saved_tensors
+        index, weight = _bins(box, grid, ctx.sampling)
         rows, channels = ctx.shape
         table_row, order = index.flatten().sort(stable=True)
         bag = order // index.shape[1]
@@ -159,14 +172,9 @@ class _WeightedBag(torch.autograd.Function):
         return summed, None, None, None
 
 
-def _bins(rois: Tensor, level: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def _bins(box: Tensor, grid: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """The table's rows that make up each bin, int64, and their weights: (N*S*S, k*k) each, with k = 2 * ratio."""
-    height = of_level([size[0] for size in sampling.sizes], level)
-    width = of_level([size[1] for size in sampling.sizes], level)
-    # int64, as float32 counts no further than 2**24 rows
-    first_row = of_level(sampling.starts[:-1], level) + rois[:, 0].long() * sampling.starts[-1]
-    scale = of_level([1 / stride for stride in sampling.strides], level)
-    box = rois[:, 1:] * scale[:, None] - (0.5 if sampling.aligned else 0.0)
+    first_row, height, width = grid.long().unbind(1)
     y, y_weight = _sample_axis(box[:, 1], box[:, 3], height, sampling)
     x, x_weight = _sample_axis(box[:, 0], box[:, 2], width, sampling)
     row = first_row[:, None, None] + y * width[:, None, None]
@@ -180,7 +188,7 @@ def _sample_axis(start: Tensor, end: Tensor, length: Tensor, sampling: Sampling)
     weights of the same shape: the pixel below and above each of the bin's samples. A bin's weights sum to 1
     inside the map.
     """
-    size, ratio, aligned = sampling.size, sampling.ratio, sampling.aligned
+    size, ratio, aligned = sampling
     extent = end - start if aligned else (end - start).clamp(min=1)
     extent = (extent / size)[:, None]  # of one bin
     bins = torch.arange(size, device=start.device, dtype=start.dtype)

@@ -17,7 +17,7 @@ from frcnn.model.placement import place_for_training
 from frcnn.train.determinism import set_deterministic
 from frcnn.train.distributed import World, mean_count
 from frcnn.train.ema import WeightAverage
-from frcnn.train.optimizer import build_optimizer, parameter_groups
+from frcnn.train.optimizer import optimizer_from_config
 from frcnn.train.randomness import set_seed
 from frcnn.train.schedule import lr_factor
 
@@ -108,19 +108,6 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         eval_every=train.eval_every or per_epoch,
         checkpoint_every=train.checkpoint_every or per_epoch,
     )
-
-
-def optimizer_from_config(config: Config, model: FasterRCNN, *, lr: float) -> torch.optim.Optimizer:
-    """The optimiser of a config over the trainable parameters of `model`."""
-    train = config.train
-    groups = parameter_groups(
-        model,
-        weight_decay=train.weight_decay,
-        norm_weight_decay=train.norm_weight_decay,
-        bias_weight_decay=train.bias_weight_decay,
-        bias_lr_factor=train.bias_lr_factor,
-    )
-    return build_optimizer(groups, kind=train.optimizer, lr=lr, momentum=train.momentum)
 
 
 def check_settings(train: TrainConfig, world: World) -> None:

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase as BatchOrInstanceNorm
 
+from frcnn.config.schema import Config
+
 FUSED_DEVICES = ("cpu", "cuda")
 NORM_LAYERS = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -45,6 +47,19 @@ def parameter_groups(
         {"name": "biases", "params": biases, "weight_decay": bias_weight_decay, "lr_factor": bias_lr_factor},
     ]
     return [group for group in groups if group["params"]]
+
+
+def optimizer_from_config(config: Config, model: nn.Module, *, lr: float) -> torch.optim.Optimizer:
+    """The optimiser of a config over the trainable parameters of `model`."""
+    train = config.train
+    groups = parameter_groups(
+        model,
+        weight_decay=train.weight_decay,
+        norm_weight_decay=train.norm_weight_decay,
+        bias_weight_decay=train.bias_weight_decay,
+        bias_lr_factor=train.bias_lr_factor,
+    )
+    return build_optimizer(groups, kind=train.optimizer, lr=lr, momentum=train.momentum)
 
 
 def build_optimizer(

@@ -103,6 +103,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "frcnn.analyze": (
         "frcnn.structures",
         "frcnn.model",
+        "frcnn.benchmark.build_scene",
         "frcnn.benchmark.scene",
         "frcnn.benchmark.stages",
         "frcnn.config",
