@@ -8,6 +8,7 @@ from weakref import ref
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from frcnn.model import folding
 from frcnn.model.folding import find_pairs, fold_all, fold_frozen
@@ -87,6 +88,15 @@ def test_folded_kernels_are_not_kept_until_the_backward_pass(folds):
     assert not any(made[0]() is not None for made in folds.values())
     total.backward()
     assert [len(made) for made in folds.values()] == [2] * len(folds), "made again there"
+
+
+def test_hooks_see_what_a_folded_convolution_keeps():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval().requires_grad_(False)
+    fold_frozen(network)
+    kept, x = [], torch.randn(1, 3, 8, 8, requires_grad=True)
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
+        network(x)
+    assert x.shape in kept
 
 
 @pytest.mark.parametrize("changed", ["weights", "input"])

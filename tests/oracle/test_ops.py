@@ -187,6 +187,22 @@ def test_roi_pool_equals_torchvision_on_one_map_and_on_a_pyramid():
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
 
 
+def test_roi_align_compiles_alone_for_maps_of_any_size():
+    settings = {"strides": (8, 16), "size": 7, "sampling_ratio": 2, "aligned": False}
+
+    def pool(fine, coarse, rois, level):
+        return roi_align(pixel_table([fine, coarse]), rois, level, **settings)
+
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    for height, width in ((64, 96), (96, 128), (160, 64)):
+        maps = [torch.randn(2, 8, height // stride, width // stride, requires_grad=True) for stride in (8, 16)]
+        rois, level = as_rois(random_boxes(20, extent=100)), torch.arange(20) % 2
+        results = [function(*maps, rois, level) for function in (compiled, pool)]
+        torch.testing.assert_close(*results)
+        for mine, other in zip(*(torch.autograd.grad(result.square().sum(), maps) for result in results), strict=True):
+            torch.testing.assert_close(mine, other)
+
+
 def test_roi_align_keeps_little_for_its_backward_pass():
     """Neither the table nor the 16 rows and weights of each bin."""
     rois, kept = as_rois(random_boxes(100)), []

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from frcnn.train.optimizer import build_optimizer, parameter_groups, set_lr
+from frcnn.train.optimizer import build_optimizer, optimizer_from_config, parameter_groups, set_lr
+from tests.train.experiments import tiny_config
 
 DECAYS = {"weight_decay": 0.5, "norm_weight_decay": 0.25, "bias_weight_decay": 0.125, "bias_lr_factor": 2.0}
 
@@ -71,3 +72,16 @@ def test_sgd_decays_each_group_by_its_own_factor():
     optimizer.step()
     torch.testing.assert_close(layer.weight, before["weight"] * (1 - 0.1 * 0.5))
     torch.testing.assert_close(layer.bias, before["bias"] * (1 - 0.1 * 2 * 0.125))
+
+
+def test_the_optimiser_of_a_config_has_its_numbers():
+    numbers = DECAYS | {"optimizer": "sgd", "momentum": 0.75}
+    optimizer = optimizer_from_config(tiny_config(**numbers), make_model(), lr=0.5)
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert {name: (group["weight_decay"], group["lr_factor"]) for name, group in groups.items()} == {
+        "weights": (0.5, 1.0),
+        "norms": (0.25, 1.0),
+        "biases": (0.125, 2.0),
+    }
+    assert all(group["lr"] == 0.5 * group["lr_factor"] and group["momentum"] == 0.75 for group in groups.values())
+    assert isinstance(optimizer, torch.optim.SGD)
