@@ -40,7 +40,7 @@ class _Folding:
     norm: tuple[_BatchNorm]
     """The one it carries out; in a tuple, so that it does not become a submodule of two modules."""
     folded: tuple[Tensor, Tensor] | None
-    """Kernels and bias of this pass, as long as it lasts; None where the map is changed."""
+    """Kernels and bias of a pass that keeps them, as long as it lasts; else None."""
 
     def forward(self, x: Tensor) -> Tensor:
         own = self._parameters["weight"]
@@ -66,8 +66,8 @@ class _Folding:
         They are where PyTorch casts them, the compiler decides or the convolution does more than to convolve.
         """
         is_plain = type(self).__mro__[2] is nn.Conv2d and self.padding_mode == "zeros"
-        is_own = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
-        return is_own or not is_plain or isinstance(self.padding, str)
+        is_left_to_pytorch = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+        return is_left_to_pytorch or not is_plain or isinstance(self.padding, str)
 
     def scale_and_bias(self) -> tuple[Tensor, Tensor]:
         """What the kernels are multiplied by, (C,), and the bias with the norm in it, (C,)."""
