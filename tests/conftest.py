@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from frcnn.inference.device import set_tf32
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Property tests try the same few examples everywhere; `pytest --hypothesis-profile=search` looks for new ones.
@@ -22,6 +24,12 @@ settings.load_profile("same")
 def seeded():
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def full_float32():
+    """No TensorFloat-32 on a GPU: its rounding would hide what a comparison is made to show."""
+    set_tf32(False)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The device a user names."""
+"""The device a user names, and how exactly it computes in float32."""
 
 import torch
 
@@ -25,3 +25,15 @@ def find_device(name: str, *, setting: str = "device") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ConfigError(f"{setting}: this machine has no {name} for PyTorch; use auto or cpu") from None
     return device
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let CUDA devices compute float32 convolutions in TensorFloat-32, or in full float32, for this process.
+
+    Matrix products use full float32 in both cases, which is also PyTorch's default. No effect on a CPU.
+
+    Args:
+        allowed: `train.tf32` of the config.
+    """
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = False

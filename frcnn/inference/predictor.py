@@ -17,7 +17,7 @@ from frcnn.data.images import from_pil, read_image
 from frcnn.data.transforms import TestTransform
 from frcnn.errors import CheckpointError, DataError
 from frcnn.inference.compiled import CompiledDetector, check_compiler, compiled_detector
-from frcnn.inference.device import find_device
+from frcnn.inference.device import find_device, set_tf32
 from frcnn.inference.run import detect_batch
 from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
@@ -61,7 +61,9 @@ class Prediction(NamedTuple):
 class Predictor:
     """A detector with its classes and preprocessing. Made by `load`.
 
-    `predict` computes in float32, in whatever precision the detector was trained; `frcnn eval` in train.precision.
+    `predict` computes in float32, whatever train.precision is; `frcnn eval` uses train.precision. On a CUDA device,
+    float32 convolutions use TensorFloat-32 unless train.tf32 is false. The setting is global to the process: the
+    detector that was loaded last decides.
     """
 
     def __init__(
@@ -139,13 +141,14 @@ def restore(
     """The detector of a checkpoint, built by `config`, which may differ from the checkpoint's own in its numbers.
 
     Weights are the averaged ones where there are such (train.ema_decay), in float32, changed into the form that detects
-    fastest (`model.placement`). `compiled`: see `load`.
+    fastest (`model.placement`). `compiled`: see `load`. Sets TensorFloat-32 for this process by `train.tf32`.
 
     Raises:
         CheckpointError: the weights do not fit the model of the config.
         ConfigError: there is nothing to compile with.
     """
     check_compiler(compiled, device, setting=COMPILE)
+    set_tf32(config.train.tf32)
     weights = weights_to_use(checkpoint)
     build = partial(
         build_from_config,

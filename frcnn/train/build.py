@@ -11,6 +11,7 @@ from frcnn.data.dataset import DetectionDataset
 from frcnn.data.sampler import epoch_size, steps_per_epoch
 from frcnn.errors import ConfigError
 from frcnn.inference.compiled import check_compiler
+from frcnn.inference.device import set_tf32
 from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.model.placement import place_for_training
@@ -75,6 +76,7 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
     """
     check_settings(config.train, world)
     set_deterministic(config, world.device)
+    set_tf32(config.train.tf32)
     train_set = build_dataset(config.data, "train")
     val_set = build_dataset(config.data.model_copy(update={"classes": list(train_set.class_names)}), "val")
     draws = epoch_size(len(train_set), build_factors(config.data, train_set))

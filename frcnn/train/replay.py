@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from frcnn.config import Config, parse_config
+from frcnn.inference.device import set_tf32
 from frcnn.inference.run import autocast
 from frcnn.model.build import build_from_config
 from frcnn.structures import Batch, Losses
@@ -37,6 +38,7 @@ def replay(saved: dict[str, Any], *, device: torch.device) -> Iterator[str]:
     On another device than that of the run numbers differ in the last digits, and dropout draws differently.
     """
     config = parse_config(saved["config"], source="the bad step")
+    set_tf32(config.train.tf32)
     model = build_model(saved, config, device)
     bad = saved["bad_step"]
     precision, world_size = config.train.precision, len(bad["ranks"])

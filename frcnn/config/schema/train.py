@@ -71,6 +71,9 @@ class TrainConfig(Section):
     """Steps left out in a row, or rewinds in all, after which the training ends all the same."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Autocast type; fp16 needs a GPU."""
+    tf32: bool = True
+    """Compute float32 convolutions in TensorFloat-32 on a CUDA device, in training and with the checkpoint afterwards.
+    It rounds inputs to 10 bits of mantissa. Linear layers always use full float32."""
     device: str = "auto"
     """auto is the GPU where there is one, else cpu."""
     compile: bool | Literal["reduce-overhead"] = False

@@ -1,0 +1,40 @@
+"""Where float32 means TensorFloat-32 on a CUDA device. The switch can be read without one."""
+
+import pytest
+import torch
+
+import frcnn
+from frcnn.config import override_config
+from tests.inference.trained import raw_config, save_small_checkpoint
+from tests.train.experiments import tiny_experiment
+
+
+def switches() -> tuple[bool, bool]:
+    """TensorFloat-32 in convolutions, and in matrix products."""
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+def test_tests_compare_in_full_float32():
+    assert switches() == (False, False)
+
+
+def test_the_default_is_that_of_pytorch():
+    assert override_config(raw_config(), [], source="test").train.tf32 is True
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_training_run_sets_convolutions_only(tf32):
+    torch.backends.cudnn.allow_tf32 = not tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    tiny_experiment(tf32=tf32)
+    assert switches() == (tf32, False)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_checkpoint_keeps_the_setting_of_its_run(tmp_path, tf32):
+    config = raw_config()
+    config["train"]["tf32"] = tf32
+    path = save_small_checkpoint(tmp_path / "best.pt", config=config)
+    torch.backends.cudnn.allow_tf32 = not tf32
+    frcnn.load(path, device="cpu")
+    assert switches() == (tf32, False)
