@@ -90,7 +90,7 @@ def build_backbone(
         name: one of `TORCHVISION_TRUNKS`, or timm/NAME.
         weights: "imagenet", a path (see `weights.read_weights`), or None for random ones.
         frozen_stages: how many, counted from the stem.
-        norm: "frozen_bn" or "bn".
+        norm: "frozen_bn" freezes every batch norm; "bn" and "sync_bn" do not.
         norm_eps: of batch norm; None is the network's own.
         stride_in_1x1, dilated_res5, stem_pool: see `trunks.build_torchvision_trunk`.
         neck: "none" or "fpn".

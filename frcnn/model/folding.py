@@ -17,9 +17,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-SAME_PADDING, WITH_ACTIVATION = "Conv2dSame", "BatchNormAct2d"
-"""timm's convolution that pads like TensorFlow, and its layer of norm and activation; by name, as timm may not be
-installed. Other kinds may do more to their weights than is known here, and are not folded."""
+from frcnn.model.sync_norm import WITH_ACTIVATION, separate_batch_norm
+
+SAME_PADDING = "Conv2dSame"
+"""timm's convolution that pads like TensorFlow; by name, as timm may not be installed. Other kinds may do more to their
+weights than is known here, and are not folded."""
 
 
 class _Folding:
@@ -167,6 +169,7 @@ def fold_all(network: nn.Module) -> None:
     Folded weights take the places of the convolutions' own, so the network can only be used to detect from now on.
     """
     network.eval()
+    separate_batch_norm(network)
     for pair in find_pairs(network):
         _fold(*pair)
     for name, module in list(network.named_modules()):

@@ -15,6 +15,7 @@ from frcnn.inference.device import set_tf32
 from frcnn.model.build import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.model.placement import place_for_training
+from frcnn.model.sync_norm import synchronise_batch_norm
 from frcnn.train.determinism import set_deterministic
 from frcnn.train.distributed import World, mean_count
 from frcnn.train.ema import WeightAverage
@@ -93,6 +94,8 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         pretrained=pretrained,
         mean_count=partial(mean_count, world=world),
     )
+    if config.model.backbone.norm == "sync_bn" and world.size > 1:
+        synchronise_batch_norm(model)
     train = config.train
     place_for_training(model, world.device, channels_last=train.channels_last)
     return Experiment(

@@ -16,8 +16,9 @@ class BackboneConfig(Section):
     """imagenet (fetched by torchvision or timm into their cache), a path to a state dict or checkpoint, or null."""
     frozen_stages: NonNegativeInt = 2
     """Stages, counted from the stem, that are not trained. ResNet: 1 is the stem, 2 adds res2. VGG16: conv1, conv2."""
-    norm: Literal["frozen_bn", "bn"] = "frozen_bn"
-    """Batch norm with fixed statistics and affine, or trained as usual."""
+    norm: Literal["frozen_bn", "bn", "sync_bn"] = "frozen_bn"
+    """Batch norm: frozen statistics and affine parameters, trained (bn), or trained with statistics over all processes
+    (sync_bn). sync_bn also applies to every trained batch norm of the neck and the box head."""
     norm_eps: NonNegativeFloat | None = None
     """Added to batch norm's variance; null keeps the network's own (1e-5, MobileNetV3 1e-3). torchvision's MobileNetV3
     detectors use 1e-5, its published fasterrcnn_resnet50_fpn 0."""
