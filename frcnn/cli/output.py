@@ -14,26 +14,27 @@ from frcnn.files import replacing
 
 def make_folder(path: Path) -> None:
     """Make the folder of the results; done before the long work begins."""
-    with _explaining(path):
+    with explaining(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON, whole or not at all."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with _explaining(path), replacing(path) as file:
+    with explaining(path), replacing(path) as file:
         file.write(text.encode())
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Write a JPEG, or a PNG where the name says so, whole or not at all."""
     kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
-    with _explaining(path), replacing(path) as file:
+    with explaining(path), replacing(path) as file:
         picture.save(file, format=kind, quality=92)
 
 
 @contextmanager
-def _explaining(path: Path) -> Iterator[None]:
+def explaining(path: Path) -> Iterator[None]:
+    """Around writing `path`: an OSError becomes a UserError that names it."""
     try:
         yield
     except OSError as error:

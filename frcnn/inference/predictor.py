@@ -103,17 +103,23 @@ class Predictor:
         images_in_order = [images] if isinstance(images, ImageLike) else list(images)
         predictions = []
         for start in range(0, len(images_in_order), batch_size):
-            batch = collate([self._sample(image) for image in images_in_order[start : start + batch_size]])
-            for found in detect_batch(self.model, batch, device=self.device):
-                boxes, scores, labels = (column[found.scores >= score_threshold] for column in found)
-                predictions.append(Prediction(boxes, scores, labels, [self.class_names[k - 1] for k in labels]))
+            samples = [self.prepare(to_pixels(image)) for image in images_in_order[start : start + batch_size]]
+            predictions += self.predict_batch(samples, score_threshold=score_threshold)
         return predictions
 
-    def _sample(self, image: ImageLike) -> Sample:
-        pixels = to_pixels(image)
+    def prepare(self, pixels: Tensor) -> Sample:
+        """Resize (3, H, W) uint8 RGB pixels for `predict_batch`. May be called in several threads at a time."""
         resized, boxes = self.transform(pixels, torch.zeros(0, 4))
         nothing = torch.zeros(0, dtype=torch.int64)
         return Sample(resized, boxes, nothing, nothing.bool(), torch.tensor(pixels.shape[1:]), index=-1, seed=0)
+
+    def predict_batch(self, samples: Sequence[Sample], *, score_threshold: float = 0.5) -> list[Prediction]:
+        """Detect objects in images made by `prepare`, on one canvas that holds them all."""
+        predictions = []
+        for found in detect_batch(self.model, collate(samples), device=self.device):
+            boxes, scores, labels = (column[found.scores >= score_threshold] for column in found)
+            predictions.append(Prediction(boxes, scores, labels, [self.class_names[k - 1] for k in labels]))
+        return predictions
 
 
 def load(path: str | Path, *, device: str = "auto", compiled: bool = False) -> Predictor:

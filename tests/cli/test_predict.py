@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import frcnn
+from frcnn.cli import predict
+from frcnn.cli.output import save_picture
 from frcnn.cli.predict import find_images, main, picture_paths
+from frcnn.data.images import read_image
 from frcnn.errors import DataError
 from tests.inference.trained import save_small_checkpoint
 
@@ -89,3 +93,128 @@ def test_hidden_depths(tmp_path):
         find_images([tmp_path])
     deep = save_noise(tmp_path / "x" / "y" / "z.webp")
     assert find_images([tmp_path, deep]) == [(deep, deep.relative_to(tmp_path))]
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five images, of which one cannot be read."""
+    for number in range(5):
+        save_noise(tmp_path / "photos" / f"{number}.png", size=(90, 60))
+    (tmp_path / "photos" / "2.png").write_bytes(b"no image")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_batches_and_workers_change_nothing(checkpoint, photos, tmp_path, workers, capsys):
+    outs = [tmp_path / "one", tmp_path / "many"]
+    arguments = [checkpoint, str(photos), "--score-threshold", "0.0", "--device", "cpu"]
+    assert main([*arguments, "--out", str(outs[0]), "--workers", "0"]) == 1
+    assert main([*arguments, "--out", str(outs[1]), "--batch-size", "3", "--workers", str(workers)]) == 1
+    assert capsys.readouterr().err.count("2.png: cannot read image") == 2
+    one, many = (json.loads((out / "predictions.json").read_text()) for out in outs)
+    assert [result["path"] for result in many] == [str(photos / f"{number}.png") for number in (0, 1, 3, 4)]
+    for mine, other in zip(many, one, strict=True):
+        assert mine["path"] == other["path"] and len(mine["detections"]) == len(other["detections"]) > 0
+        for left, right in zip(mine["detections"], other["detections"], strict=True):
+            assert left["label"] == right["label"]
+            assert left["box"] == pytest.approx(right["box"], abs=0.02)
+            assert left["score"] == pytest.approx(right["score"], abs=2e-4)
+
+
+def test_a_batch_is_padded_as_that_of_the_predictor(checkpoint, tmp_path):
+    paths = [save_noise(tmp_path / f"{number}.png", size=(60 + 50 * number, 60)) for number in range(2)]
+    out = tmp_path / "out"
+    assert main([checkpoint, *map(str, paths), "--out", str(out), "--device", "cpu", "--batch-size", "2"]) == 0
+    expected = frcnn.load(checkpoint, device="cpu").predict(paths, batch_size=2)
+    assert [result["detections"] for result in lines_of(out)] == [each.to_dict()["detections"] for each in expected]
+
+
+class Interrupted(BaseException):
+    """As a kill: nothing catches it."""
+
+
+def interrupt(monkeypatch, *, after: int) -> None:
+    """End the program when it is to write the picture after the first `after` of them."""
+    saved = []
+
+    def save(path, picture):
+        if len(saved) == after:
+            raise Interrupted
+        saved.append(path)
+        save_picture(path, picture)
+
+    monkeypatch.setattr(predict, "save_picture", save)
+
+
+def test_an_interrupted_run_keeps_its_results_and_continues(checkpoint, photos, tmp_path, monkeypatch, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    arguments = [checkpoint, str(photos), "--device", "cpu", "--batch-size", "2", "--score-threshold", "0.0"]
+    assert main([*arguments, "--out", str(whole)]) == 1
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        with pytest.raises(Interrupted):
+            main([*arguments, "--out", str(out)])
+    assert [result["path"] for result in lines_of(out)[:2]] == [str(photos / f"{number}.png") for number in (0, 1)]
+    assert not (out / "predictions.json").exists()
+    with open(out / "predictions.jsonl", "a") as file:
+        file.write('{"path": "cut o')  # as after a power cut
+
+    assert main([*arguments, "--out", str(out)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    old = (out / "0.jpg").stat().st_mtime_ns
+    assert main([*arguments, "--out", str(out), "--resume"]) == 1
+    captured = capsys.readouterr()
+    assert "in 4 images" in captured.out and "1 of 5 images could not be read" in captured.err
+    assert (out / "0.jpg").stat().st_mtime_ns == old
+    expected = json.loads((whole / "predictions.json").read_text().replace(f"{whole}/", f"{out}/"))
+    assert json.loads((out / "predictions.json").read_text()) == expected == lines_of(out)
+
+    assert main([*arguments, "--out", str(out), "--overwrite"]) == 1
+    assert lines_of(out) == expected and (out / "0.jpg").stat().st_mtime_ns > old
+
+
+def test_resume_refuses_other_settings(checkpoint, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [checkpoint, str(photos), "--device", "cpu", "--out", str(out)]
+    assert main(arguments) == 1
+    assert main([*arguments, "--resume", "--score-threshold", "0.7"]) == 2
+    assert "score_threshold" in capsys.readouterr().err
+    other = str(save_small_checkpoint(tmp_path / "other.pt", step=9))
+    assert main([other, *arguments[1:], "--resume"]) == 2
+    assert "checkpoint" in capsys.readouterr().err
+    (out / "predictions.jsonl").write_text('{"path": 3}\n')
+    assert main([*arguments, "--resume"]) == 2
+    assert "predictions.jsonl, line 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--resume", "--overwrite"])
+
+
+def test_pictures_of_the_interrupted_run_are_not_images(checkpoint, photos, monkeypatch):
+    """Where DIR is the folder of the images."""
+    arguments = [checkpoint, str(photos), "--device", "cpu", "--out", str(photos)]
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        with pytest.raises(Interrupted):
+            main(arguments)
+    assert main([*arguments, "--resume"]) == 1
+    assert [result["path"] for result in lines_of(photos)] == [str(photos / f"{n}.png") for n in (0, 1, 3, 4)]
+
+
+def test_memory_stays_constant(checkpoint, tmp_path, monkeypatch):
+    """Only as many images are read ahead as the batch and the workers need."""
+    for number in range(30):
+        save_noise(tmp_path / "photos" / f"{number:02}.png", size=(32, 32))
+    read, ahead = [], []
+    monkeypatch.setattr(predict, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(
+        predict,
+        "save_picture",
+        lambda path, picture: ahead.append(len(read) - len(ahead)),
+    )
+    arguments = [checkpoint, str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*arguments, "--batch-size", "4", "--workers", "2"]) == 0
+    assert len(ahead) == 30 and max(ahead) <= 4 + 4 + 2 * 2 + 1
