@@ -16,7 +16,7 @@ COMMANDS = {
     "analyze": "count parameters, arithmetic and activation memory of each part",
     "benchmark": "measure speed and memory beside torchvision's model of the same structure",
     "replay": "repeat a training step whose loss was not finite, and say where it began",
-    "schema": "print the JSON Schema of config files",
+    "schema": "print all keys of config files, as JSON Schema or Markdown",
 }
 
 

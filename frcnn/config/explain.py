@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from frcnn.config.schema import Config, Section
+from frcnn.config.sections import format_of, sections_in
 
 KeyPath = tuple[str | int, ...]
 
@@ -130,14 +131,6 @@ def _suggest_key(path: KeyPath, raw: dict[str, Any]) -> str:
     return f"valid here: {', '.join(siblings)}"
 
 
-def _sections_in(annotation: Any) -> list[type[Section]]:
-    """The section classes a field may hold, inside lists and unions too."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    found = [section for part in get_args(annotation) for section in _sections_in(part)]
-    return list(dict.fromkeys(found))
-
-
 def _section_at(path: KeyPath, raw: dict[str, Any]) -> type[Section]:
     """The class of the section at `path`; of several data sources, the one whose format is given there."""
     section: type[Section] = Config
@@ -146,19 +139,15 @@ def _section_at(path: KeyPath, raw: dict[str, Any]) -> type[Section]:
     for part in path:
         value = value[part]
         if isinstance(part, str):
-            options = _sections_in(section.model_fields[part].annotation)
+            options = sections_in(section.model_fields[part].annotation)
         if isinstance(value, dict):
-            section = next((s for s in options if len(options) == 1 or _format_of(s) == value.get("format")), section)
+            section = next((s for s in options if len(options) == 1 or format_of(s) == value.get("format")), section)
     return section
 
 
-def _format_of(section: type[Section]) -> str | None:
-    return get_args(section.model_fields["format"].annotation)[0] if "format" in section.model_fields else None
-
-
 def _formats() -> list[str]:
-    options = _sections_in(Config.model_fields["data"].annotation)[0].model_fields["val"].annotation
-    return [name for section in _sections_in(options) if (name := _format_of(section))]
+    options = sections_in(Config.model_fields["data"].annotation)[0].model_fields["val"].annotation
+    return [name for section in sections_in(options) if (name := format_of(section))]
 
 
 def _all_keys(section: type[Section], prefix: str = "") -> list[str]:
@@ -166,7 +155,7 @@ def _all_keys(section: type[Section], prefix: str = "") -> list[str]:
     keys: dict[str, None] = {}
     for name, field in section.model_fields.items():
         keys[prefix + name] = None
-        for inner in _sections_in(field.annotation):
+        for inner in sections_in(field.annotation):
             keys.update(dict.fromkeys(_all_keys(inner, f"{prefix}{name}.")))
     return list(keys)
 

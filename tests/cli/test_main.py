@@ -9,7 +9,7 @@ import pytest
 
 import frcnn
 from frcnn.cli import main as program
-from frcnn.config import json_schema
+from frcnn.config import json_schema, markdown_reference
 
 
 def test_version(capsys):
@@ -40,6 +40,8 @@ def test_schema_to_standard_output_and_to_a_file(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == json_schema()
     assert program.main(["schema", "--out", str(tmp_path / "schema.json")]) == 0
     assert json.loads((tmp_path / "schema.json").read_text()) == json_schema()
+    assert program.main(["schema", "--markdown"]) == 0
+    assert capsys.readouterr().out == markdown_reference()
 
 
 def test_help_does_not_import_torch():

@@ -1,7 +1,8 @@
 """Every key of a config, with its type, its default and what it does.
 
-The strings below the fields are the one description of each key: they become the descriptions in the JSON Schema that
-editors show. Defaults follow Ren et al. 2015 where the paper speaks, torchvision's reference where it does not.
+The strings below the fields are the only description of each key: editors show them by the JSON Schema, and
+docs/config_keys.md lists them. Defaults follow Ren et al. 2015 where the paper gives a value, and torchvision's
+reference otherwise.
 """
 
 from frcnn.config.schema.data import DataConfig

@@ -10,95 +10,112 @@ from frcnn.config.schema.section import Fraction, Section
 
 
 class VocSource(Section):
-    """A data set in Pascal VOC layout: Annotations/, JPEGImages/ and ImageSets/Main/ below one root."""
+    """A dataset in Pascal VOC layout: Annotations/, JPEGImages/ and ImageSets/Main/ below one root."""
 
     format: Literal["voc"]
+    """Selects Pascal VOC layout."""
     root: Path
-    """Folder that holds Annotations, JPEGImages and ImageSets."""
+    """Folder that contains Annotations, JPEGImages and ImageSets."""
     split: str = "trainval"
-    """Name of the list in ImageSets/Main, without .txt."""
+    """Name of the image list in ImageSets/Main, without .txt."""
     difficult: Literal["ignore", "keep", "drop"] = "ignore"
-    """Difficult objects in training: ignore regions, ordinary objects, or left out. Evaluation always ignores them."""
+    """How training treats difficult objects: as ignore regions, as ordinary objects (keep), or not at all (drop).
+    Evaluation always ignores them."""
     coordinates: Literal["edges", "minus_one"] = "edges"
-    """How 1-based inclusive pixels become boxes: xmin-1, ymin-1, xmax, ymax, the edges of the pixels (Detectron2), or 1
-    taken from all four, which makes boxes a pixel smaller (simple-faster-rcnn)."""
+    """How 1-based inclusive pixels become boxes: edges gives xmin-1, ymin-1, xmax, ymax (Detectron2); minus_one
+    subtracts 1 from all four, which makes boxes one pixel smaller (simple-faster-rcnn)."""
 
 
 class CocoSource(Section):
-    """A data set with one COCO instances file."""
+    """A dataset with one COCO instances file."""
 
     format: Literal["coco"]
+    """Selects COCO format."""
     images: Path
-    """Folder of the images; `file_name` of the annotations is relative to it."""
+    """Folder of the images; file_name in the annotations is relative to it."""
     annotations: Path
-    """The instances JSON."""
+    """Path of the instances JSON file."""
     crowd: Literal["ignore", "drop"] = "ignore"
-    """Crowds in training: ignore regions, or left out (torchvision, Detectron2). Evaluation always ignores them."""
+    """How training treats crowd annotations: as ignore regions, or not at all (drop, as torchvision and Detectron2).
+    Evaluation always ignores them."""
 
 
 class ShapesSource(Section):
-    """The demo set: shapes on textured ground, drawn on the fly from a seed."""
+    """The demo dataset: shapes on textured backgrounds, drawn on the fly from a seed."""
 
     format: Literal["shapes"]
+    """Selects the demo dataset."""
     num_images: PositiveInt = 500
+    """Number of images."""
     seed: NonNegativeInt = 0
-    """Another seed is another set of images."""
+    """Seed of the images; each seed gives a different set."""
     height: Annotated[int, Field(ge=64)] = 256
+    """Height of the images in pixels."""
     width: Annotated[int, Field(ge=64)] = 256
+    """Width of the images in pixels."""
 
 
 Source = Annotated[VocSource | CocoSource | ShapesSource, Field(discriminator="format")]
 
 
 class JitterConfig(Section):
-    """Photometric jitter: each factor is drawn from [1 - x, 1 + x], hue from [-x, x]. 0 is off."""
+    """Photometric jitter in training. 0 turns a change off."""
 
     brightness: Fraction = 0.0
+    """Brightness is multiplied by a factor drawn from [1 - x, 1 + x]."""
     contrast: Fraction = 0.0
+    """Contrast is multiplied by a factor drawn from [1 - x, 1 + x]."""
     saturation: Fraction = 0.0
+    """Saturation is multiplied by a factor drawn from [1 - x, 1 + x]."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Hue is shifted by a share of the colour circle drawn from [-x, x]."""
 
 
 class DataConfig(Section):
+    """Datasets, preprocessing and loading."""
+
     train: Source | Annotated[list[Source], Field(min_length=1)]
-    """The training set, or a list of sets that are joined (VOC 07+12)."""
+    """Training set, or a list of sets that are joined (VOC 07+12)."""
     val: Source
-    """The set that `train` evaluates on and `eval` reads by default."""
+    """Set that train evaluates on and that eval reads by default."""
     classes: list[str] | None = None
-    """Class names in label order; null takes them from the categories (COCO) or from the annotations, sorted (VOC)."""
+    """Class names in label order. null takes them from the categories (COCO) or from the annotations, sorted (VOC)."""
     on_error: Literal["raise", "skip"] = "raise"
-    """An unusable image or annotation: stop with an error that names it, or warn once, leave it out and count it."""
+    """What to do with an unusable image or annotation: raise stops with an error that names it; skip warns once, leaves
+    it out and counts it."""
     short_side: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = 600
-    """Training: the short side in pixels after the resize; from a list one is drawn for each image."""
+    """Training: length in pixels of the short side after the resize. From a list, one value is drawn for each image."""
     long_side: PositiveInt = 1000
-    """Training: the long side may not pass this; the short side then comes out smaller."""
+    """Training: maximum length in pixels of the long side. Where it applies, the short side is shorter than
+    short_side."""
     test_short_side: PositiveInt | None = None
-    """Evaluation and prediction; null takes the largest of `short_side`."""
+    """short_side of evaluation and prediction; null uses the largest value of short_side."""
     test_long_side: PositiveInt | None = None
-    """Evaluation and prediction; null takes `long_side`."""
+    """long_side of evaluation and prediction; null uses long_side."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip in training."""
     vertical_flip: Fraction = 0.0
-    """Probability of a vertical flip in training, for images without an upright, as of a microscope or a satellite."""
+    """Probability of a vertical flip in training, for images without a fixed orientation, such as microscope or
+    satellite images."""
     jitter: JitterConfig = JitterConfig()
     sampling: Literal["uniform", "class_balanced", "repeat_factor"] = "uniform"
-    """What an epoch of training holds. uniform: each image once. repeat_factor: images of rare classes several times
-    (LVIS). class_balanced: as many draws as images, each of a class, all alike, and then of an image that holds it."""
+    """Which images an epoch contains. uniform: each image once. repeat_factor: images of rare classes several times
+    (LVIS). class_balanced: as many draws as images; each draw picks a class, then an image of that class."""
     repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 0.001
-    """repeat_factor only: an image of a class in a share f of all images comes sqrt(repeat_threshold / f) times an
-    epoch, and once where that is less."""
+    """repeat_factor only: an image with a class that occurs in a share f of all images is repeated
+    sqrt(repeat_threshold / f) times per epoch, but at least once."""
     aspect_ratio_grouping: bool = True
-    """Batches of only wide or only tall images, which saves padding."""
+    """Build training batches from only wide or only tall images, which reduces padding."""
     workers: NonNegativeInt = 2
-    """Loader processes on each rank."""
+    """Number of loader processes per rank."""
     prefetch: PositiveInt = 2
-    """Batches each worker prepares ahead."""
+    """Number of batches each worker prepares in advance."""
     channels: Literal["rgb", "bgr"] = "rgb"
-    """Order in which the network gets the colours; weights from Caffe want bgr."""
+    """Colour order of the network's input; weights from Caffe need bgr."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """Of each channel, in the order of `channels`, on the scale 0..255; subtracted on the device."""
+    """Mean of each channel, in the order of channels, on the scale 0..255. It is subtracted on the device."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
-    """Standard deviation of each channel, in the order of `channels`, on the scale 0..255."""
+    """Standard deviation of each channel, in the order of channels, on the scale 0..255. Pixels are divided by it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

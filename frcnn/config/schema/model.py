@@ -9,38 +9,45 @@ from frcnn.config.schema.section import Fraction, Section
 
 
 class BackboneConfig(Section):
+    """Feature extractor and optional feature pyramid."""
+
     name: str = "resnet50"
-    """vgg16, resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
+    """Network: vgg16, resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
     mobilenet_v3_large, or timm/NAME (extra `timm`)."""
     weights: str | None = "imagenet"
-    """imagenet (fetched by torchvision or timm into their cache), a path to a state dict or checkpoint, or null."""
+    """Initial weights: imagenet (downloaded by torchvision or timm into their cache), a path to a state dict or
+    checkpoint, or null for random weights."""
     frozen_stages: NonNegativeInt = 2
-    """Stages, counted from the stem, that are not trained. ResNet: 1 is the stem, 2 adds res2. VGG16: conv1, conv2."""
+    """Number of stages that are not trained, counted from the stem. ResNet: 1 is the stem, 2 adds res2. VGG16: 2 is
+    conv1 and conv2."""
     norm: Literal["frozen_bn", "bn", "sync_bn"] = "frozen_bn"
-    """Batch norm: frozen statistics and affine parameters, trained (bn), or trained with statistics over all processes
-    (sync_bn). sync_bn also applies to every trained batch norm of the neck and the box head."""
+    """Batch norm: frozen statistics and affine parameters (frozen_bn), trained (bn), or trained with statistics over
+    all processes (sync_bn). sync_bn also applies to every trained batch norm of the neck and the box head."""
     norm_eps: NonNegativeFloat | None = None
-    """Added to batch norm's variance; null keeps the network's own (1e-5, MobileNetV3 1e-3). torchvision's MobileNetV3
-    detectors use 1e-5, its published fasterrcnn_resnet50_fpn 0."""
+    """Value added to the variance in batch norm; null keeps the network's own (1e-5, MobileNetV3 1e-3). torchvision's
+    MobileNetV3 detectors use 1e-5, its published fasterrcnn_resnet50_fpn 0."""
     stride_in_1x1: bool = False
-    """ResNet with bottlenecks: the stride of a stage sits in its first 1x1 convolution (the original Caffe networks)
-    and not in the 3x3 (torchvision's)."""
+    """Bottleneck ResNets: put the stride of a stage into its first 1x1 convolution (original Caffe networks) instead of
+    the 3x3 convolution (torchvision)."""
     dilated_res5: bool = False
-    """ResNet without a neck: res5 at stride 16 with dilation 2 is the map (Detectron2's DC5)."""
+    """ResNet without a neck: use res5 with stride 16 and dilation 2 as the feature map (Detectron2's DC5)."""
     stem_pool: Literal["padded", "ceil"] = "padded"
-    """ResNet's first pool: padded by one pixel, or not padded and rounded up (Caffe)."""
+    """First pooling layer of ResNet: padded by one pixel, or without padding and rounded up (ceil, Caffe)."""
     neck: Literal["none", "fpn"] = "none"
-    """One map (the last of `strides`) or a feature pyramid over all of `strides`."""
+    """none uses one feature map, the last of strides. fpn builds a feature pyramid over all strides."""
     strides: list[PositiveInt] | None = None
-    """Strides of the backbone's maps that are used; null is [16] without a neck and [4, 8, 16, 32] with one
+    """Strides of the backbone's feature maps in use. null is [16] without a neck and [4, 8, 16, 32] with one
     (mobilenet_v3_large with FPN: [32, 32], as torchvision)."""
     neck_channels: PositiveInt = 256
+    """Number of channels of the pyramid's feature maps."""
     neck_norm: Literal["none", "group", "batch"] = "none"
-    """After each convolution of the neck; batch is trained batch norm (torchvision's v2)."""
+    """Norm layer after each convolution of the neck: none, group norm, or trained batch norm (batch, torchvision's
+    v2)."""
     neck_init: Literal["caffe2_xavier", "xavier"] = "caffe2_xavier"
-    """Uniform weights of variance 1 / fan_in (torchvision, Detectron2), or 2 / (fan_in + fan_out) (mmdetection)."""
+    """Initial weights of the neck, uniform with variance 1 / fan_in (caffe2_xavier: torchvision, Detectron2) or 2 /
+    (fan_in + fan_out) (xavier: mmdetection)."""
     extra_level: bool = True
-    """With FPN: one more level of twice the stride, by subsampling the coarsest (P6), for the RPN only."""
+    """With FPN: add a level of twice the coarsest stride by subsampling (P6). Only the RPN uses it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -53,65 +60,80 @@ class BackboneConfig(Section):
 
 
 class AnchorConfig(Section):
+    """Anchor boxes of the RPN."""
+
     sizes: (
         Annotated[list[Annotated[list[PositiveFloat], Field(min_length=1)]], Field(min_length=1)]
         | Annotated[list[PositiveFloat], Field(min_length=1)]
     ) = [128.0, 256.0, 512.0]
-    """Square roots of the areas, in pixels: one list for every level alike, or a list for each level."""
+    """Square roots of the anchor areas in pixels: one list for all levels, or one list per level."""
     ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
-    """Height divided by width."""
+    """Aspect ratios, height divided by width."""
     rounding: Literal["none", "torchvision", "caffe"] = "none"
-    """torchvision rounds half sizes to whole pixels; caffe rounds the sides for each ratio at size 16 and scales them
-    up, as py-faster-rcnn does."""
+    """Rounding of anchor sides: none; torchvision rounds half sides to whole pixels; caffe rounds the sides of each
+    ratio at size 16 and scales them, as py-faster-rcnn."""
     centre: Literal["corner", "middle"] = "corner"
-    """Anchors are centred on the upper left corner of their position (torchvision, Detectron2) or in its middle
+    """Centre of an anchor: the upper left corner of its position (torchvision, Detectron2) or the middle
     (py-faster-rcnn, simple-faster-rcnn)."""
     strides_from: Literal["level", "canvas"] = "level"
-    """Distance of neighbouring anchors: the level's stride, or canvas size // map size as torchvision computes it
-    (61 instead of 64 for P6 of an 800-pixel canvas)."""
+    """Distance between neighbouring anchors: the stride of the level, or canvas size // map size as in torchvision (61
+    instead of 64 for P6 of an 800-pixel canvas)."""
 
 
 class TrainTestCount(Section):
+    """A number in training and in evaluation and prediction."""
+
     train: PositiveInt
+    """Value in training."""
     test: PositiveInt
+    """Value in evaluation and prediction."""
 
 
 class RpnConfig(Section):
+    """Region proposal network."""
+
     channels: PositiveInt | None = None
-    """Channels of the 3x3 convolution; null keeps those of the feature map (VGG16: 512)."""
+    """Channels of the 3x3 convolutions; null uses those of the feature map (VGG16: 512)."""
     convs: PositiveInt = 1
-    """3x3 convolutions; torchvision's v2 has two."""
+    """Number of 3x3 convolutions; torchvision's v2 has two."""
     objectness: Literal["sigmoid", "softmax"] = "sigmoid"
-    """One logit an anchor, or one for background and one for object (the paper)."""
+    """Classifier output per anchor: one logit (sigmoid), or one for background and one for object (softmax, the
+    paper)."""
     pre_nms_top_n: TrainTestCount = TrainTestCount(train=12000, test=6000)
-    """Best anchors kept before NMS, on each level."""
+    """Number of best anchors kept before NMS, per level."""
     post_nms_top_n: TrainTestCount = TrainTestCount(train=2000, test=1000)
-    """Proposals kept after NMS, for each image over all levels."""
+    """Number of proposals kept after NMS, per image over all levels."""
     post_nms_top_n_per_level: TrainTestCount | None = None
-    """Proposals kept after NMS on each level, before the limit for the image; null is no limit."""
+    """Number of proposals kept after NMS per level, before the limit per image; null is no limit."""
     nms_threshold: Fraction = 0.7
+    """IoU above which NMS removes the proposal with the lower score."""
     min_box_size: NonNegativeFloat = 1e-3
-    """Proposals narrower or lower than this are dropped; those without area always are."""
+    """Proposals with a side shorter than this are removed; proposals without area always are."""
     min_box_size_in: Literal["canvas", "original"] = "canvas"
-    """Pixels that min_box_size counts: of the resized image, or of the original (py-faster-rcnn)."""
+    """Unit of min_box_size: pixels of the resized image (canvas) or of the original image (py-faster-rcnn)."""
     score_threshold: Fraction = 0.0
-    """Proposals less probable than this are dropped."""
+    """Proposals with a lower score are removed."""
     iou_positive: Fraction = 0.7
+    """Anchors with at least this IoU with an object are positive."""
     iou_negative: Fraction = 0.3
+    """Anchors with a lower IoU with every object are negative."""
     iou_low_quality: Fraction = 0.0
-    """An object's best anchors are positive whatever their IoU, if it reaches this and is above 0 (mmdetection 0.3)."""
+    """The best anchors of an object are positive regardless of iou_positive if their IoU reaches this value and is
+    above 0 (mmdetection 0.3)."""
     samples_per_image: PositiveInt = 256
+    """Number of anchors sampled per image for the losses."""
     positive_fraction: Fraction = 0.5
+    """Maximum share of positive anchors in the sample."""
     ignore_overlap: Fraction = 0.5
-    """Background anchors with at least this share of their area in one ignore region are not trained on."""
+    """Negative anchors with at least this share of their area in one ignore region are not trained on."""
     inside_only: bool = False
-    """Train only on anchors that lie wholly inside the image (the paper's rule)."""
+    """Train only on anchors that lie entirely inside the image (the paper)."""
     skip_padding: bool = True
-    """Never propose from, and never train on, anchors centred in the padded part of the canvas (torchvision does)."""
+    """Exclude anchors centred in the padding of the canvas from proposals and training (torchvision includes them)."""
     smooth_l1_beta: NonNegativeFloat = 1 / 9
-    """0 is plain L1."""
+    """Transition point of the smooth L1 box loss; 0 is L1."""
     normaliser: Literal["sampled", "constant"] = "sampled"
-    """The losses are divided by the anchors that were sampled, or by samples_per_image for each image (Detectron2)."""
+    """Divisor of the losses: the number of sampled anchors, or samples_per_image per image (constant, Detectron2)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -121,36 +143,44 @@ class RpnConfig(Section):
 
 
 class PoolingConfig(Section):
+    """Pooling of features inside each region."""
+
     kind: Literal["roi_align", "roi_pool"] = "roi_align"
+    """Pooling operator."""
     size: PositiveInt = 7
+    """Height and width of the pooled features."""
     sampling_ratio: NonNegativeInt = 2
-    """RoIAlign: samples a bin and axis; 0 is adaptive, ceil(RoI size / bins)."""
+    """RoIAlign: samples per bin and axis; 0 is adaptive, ceil(RoI size / bins)."""
     aligned: bool = False
-    """RoIAlign: shift by half a pixel, so that a pixel's value sits at its centre (Detectron2)."""
+    """RoIAlign: shift by half a pixel, so that a pixel's value lies at its centre (Detectron2)."""
     canonical_size: PositiveFloat = 224.0
-    """Pyramid: the RoI side that goes to the canonical level."""
+    """Pyramid: side in pixels of a region that is assigned to canonical_level."""
     canonical_level: int = 4
-    """Pyramid: level k has stride 2**k."""
+    """Pyramid: level of regions of canonical_size; level k has stride 2**k."""
     level_rule: Literal["torchvision", "detectron2", "mmdetection"] = "torchvision"
-    """Pyramid: floor(level + log2(side / size) + 1e-6), or floor(level + log2(side / size + e)), e = 1e-8 or 2.5e-7;
-    they differ for sides a few parts in ten million below a power of two."""
+    """Pyramid: level of a region, floor(level + log2(side / size) + 1e-6) for torchvision, or floor(level +
+    log2(side / size + e)) with e = 1e-8 for detectron2 and 2.5e-7 for mmdetection. They differ for sides just below
+    a power of two."""
 
 
 class BoxHeadConfig(Section):
+    """Layers between pooling and the final classifier."""
+
     kind: Literal["two_fc", "conv_fc", "vgg_fc", "res5"] = "two_fc"
-    """Two fully connected layers; convolutions and one fully connected layer; VGG16's fc6 and fc7; ResNet's res5 with
-    average pooling."""
+    """two_fc: two fully connected layers. conv_fc: convolutions and one fully connected layer. vgg_fc: fc6 and fc7 of
+    VGG16. res5: res5 of ResNet with average pooling."""
     channels: PositiveInt = 1024
     """Width of the fully connected layers of two_fc and conv_fc."""
     convs: NonNegativeInt = 0
-    """3x3 convolutions before the fully connected layers of two_fc and conv_fc."""
+    """Number of 3x3 convolutions before the fully connected layers of two_fc and conv_fc."""
     norm: Literal["none", "group", "batch"] = "none"
-    """After each of these convolutions; batch is trained batch norm (torchvision's v2)."""
+    """Norm layer after each of these convolutions: none, group norm, or trained batch norm (batch, torchvision's
+    v2)."""
     init: Literal["pytorch", "caffe2_xavier", "xavier"] = "pytorch"
-    """First weights of the fully connected layers of two_fc and conv_fc: uniform of variance 1 / (3 fan_in), 1 / fan_in
-    (Detectron2) or 2 / (fan_in + fan_out) (mmdetection)."""
+    """Initial weights of the fully connected layers of two_fc and conv_fc, uniform with variance 1 / (3 fan_in)
+    (pytorch), 1 / fan_in (caffe2_xavier, Detectron2) or 2 / (fan_in + fan_out) (xavier, mmdetection)."""
     dropout: Fraction = 0.5
-    """vgg_fc only."""
+    """vgg_fc only: dropout probability after each layer."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -164,26 +194,31 @@ class BoxHeadConfig(Section):
 
 
 class RoiConfig(Section):
+    """Second stage: sampling of regions, pooling and box head."""
+
     samples_per_image: PositiveInt = 512
+    """Number of regions sampled per image for the losses."""
     positive_fraction: Fraction = 0.25
+    """Maximum share of foreground regions in the sample."""
     iou_positive: Fraction = 0.5
+    """Regions with at least this IoU with an object are foreground."""
     iou_negative_low: Fraction = 0.0
-    """Background is IoU in [iou_negative_low, iou_positive)."""
+    """Background regions have an IoU in [iou_negative_low, iou_positive)."""
     ignore_overlap: Fraction = 0.5
     """Background regions with at least this share of their area in one ignore region are not sampled."""
     add_ground_truth: bool = True
-    """Ground truth joins the proposals in training."""
+    """Add the ground-truth boxes to the proposals in training."""
     pooling: PoolingConfig = PoolingConfig()
     head: BoxHeadConfig = BoxHeadConfig()
     predictor_init: Literal["normal", "pytorch"] = "normal"
-    """First weights of the last two layers: normal of deviation 0.01 (classes) and 0.001 (boxes), or as PyTorch draws
-    them (torchvision)."""
+    """Initial weights of the last two layers: normal with standard deviation 0.01 (classes) and 0.001 (boxes), or
+    PyTorch's default (torchvision)."""
     class_agnostic: bool = False
-    """One box for all classes instead of one each."""
+    """Predict one box for all classes instead of one box per class."""
     box_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (10.0, 10.0, 5.0, 5.0)
     """Factors of the box targets dx, dy, dw, dh (1 / standard deviation)."""
     smooth_l1_beta: NonNegativeFloat = 1.0
-    """0 is plain L1."""
+    """Transition point of the smooth L1 box loss; 0 is L1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -193,26 +228,33 @@ class RoiConfig(Section):
 
 
 class DetectConfig(Section):
+    """Final detections."""
+
     score_threshold: Fraction = 0.05
+    """Detections with a lower score are removed."""
     nms_threshold: Fraction = 0.5
+    """IoU above which NMS removes the detection of the same class with the lower score."""
     max_detections: PositiveInt = 100
+    """Maximum number of detections per image."""
     pre_nms_top_n: PositiveInt = 4096
-    """Best (box, class) pairs above the threshold that enter NMS."""
+    """Number of best (box, class) pairs above the threshold that enter NMS."""
     min_box_size: NonNegativeFloat = 1e-2
-    """Detections narrower or lower than this many canvas pixels are dropped."""
+    """Detections with a side shorter than this many canvas pixels are removed."""
 
 
 class ModelConfig(Section):
+    """The detector."""
+
     backbone: BackboneConfig = BackboneConfig()
     anchors: AnchorConfig = AnchorConfig()
     rpn: RpnConfig = RpnConfig()
     roi: RoiConfig = RoiConfig()
     detect: DetectConfig = DetectConfig()
     max_growth: Annotated[float, Field(gt=1)] | None = 62.5
-    """Neither side of a decoded box is longer than this many times that of its anchor or proposal; null is no bound."""
+    """Maximum ratio of a side of a decoded box to that side of its anchor or proposal; null is no limit."""
     plus_one: bool = False
-    """The arithmetic of the Caffe code, whose boxes are whole pixels and whose widths are x2 - x1 + 1: see
-    docs/numerics.md."""
+    """Use the box arithmetic of the Caffe code, in which boxes are whole pixels and widths are x2 - x1 + 1 (see
+    docs/numerics.md)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -9,15 +9,21 @@ from frcnn.config.schema.section import Fraction, Section
 
 
 class ScheduleConfig(Section):
+    """Learning-rate schedule."""
+
     kind: Literal["multistep", "cosine", "constant"] = "multistep"
+    """multistep multiplies the learning rate by gamma at each milestone; cosine decays it to final_factor; constant
+    keeps it."""
     milestones: list[Fraction] = [2 / 3, 8 / 9]
-    """multistep: shares of the whole training at which lr is multiplied by gamma."""
+    """multistep: shares of the run at which the learning rate is multiplied by gamma."""
     gamma: PositiveFloat = 0.1
+    """multistep: factor at each milestone."""
     warmup_steps: NonNegativeInt = 0
-    """Linear warm-up from lr * warmup_factor."""
+    """Number of steps of linear warm-up; 0 is none."""
     warmup_factor: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """Learning rate at the start of the warm-up, as a share of lr."""
     final_factor: Fraction = 0.0
-    """cosine: lr at the end as a share of the peak."""
+    """cosine: learning rate at the end, as a share of the peak."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -27,72 +33,84 @@ class ScheduleConfig(Section):
 
 
 class EarlyStopConfig(Section):
+    """End a run whose evaluations stop improving."""
+
     patience: PositiveInt
-    """Evaluations in a row without a rise of train.best_metric after which the training ends."""
+    """Number of consecutive evaluations without an improvement of train.best_metric after which training ends."""
     min_delta: NonNegativeFloat = 0.0
-    """A rise is more than this above the last one; best_metric is in 0..1."""
+    """An evaluation counts as an improvement if it is more than this above the last improvement; best_metric is in
+    0..1."""
 
 
 class TrainConfig(Section):
+    """Training."""
+
     epochs: PositiveInt | None = None
-    """Length in passes over the data; exactly one of `epochs` and `steps` is set."""
+    """Length of the run in passes over the data. Set exactly one of epochs and steps."""
     steps: PositiveInt | None = None
-    """Length in optimiser steps."""
+    """Length of the run in optimiser steps."""
     batch_size: PositiveInt = 2
-    """Images in one optimiser step, over all ranks and accumulated parts together."""
+    """Number of images per optimiser step, over all ranks and accumulated parts."""
     accumulate: PositiveInt = 1
-    """Parts a rank's share of the batch is split into, one backward pass each."""
+    """Number of parts a rank's share of the batch is split into, each with its own backward pass."""
     seed: NonNegativeInt = 0
+    """Seed of the initial weights, the order of the images, augmentation and sampling."""
     deterministic: bool = False
-    """Use only operations that give the same bits whenever they are run on the same machine, and refuse to train where
-    there is none. A CPU gives the same bits without it too; on a GPU it costs time."""
+    """Use only operations that give the same bits on every run on one machine, and refuse to train where one has no
+    such form. CPUs give the same bits without it; on a GPU it costs time."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimisation algorithm."""
     lr: PositiveFloat = 0.001
+    """Learning rate, before the schedule."""
     lr_per_images: PositiveInt | None = None
-    """The batch size `lr` is meant for: training runs with lr * batch_size / lr_per_images. null: with lr as it is."""
+    """Batch size that lr is meant for: training uses lr * batch_size / lr_per_images. null uses lr as it is."""
     momentum: Fraction = 0.9
-    """sgd only."""
+    """Momentum of sgd."""
     weight_decay: NonNegativeFloat = 5e-4
+    """Weight decay of weights."""
     norm_weight_decay: NonNegativeFloat = 0.0
-    """Decay of the affine parameters of norm layers."""
+    """Weight decay of the affine parameters of norm layers."""
     bias_weight_decay: NonNegativeFloat = 0.0
+    """Weight decay of biases."""
     bias_lr_factor: PositiveFloat = 1.0
-    """lr of biases as a multiple of lr (2 in the Caffe code of the paper)."""
+    """Learning rate of biases as a multiple of lr (2 in the Caffe code of the paper)."""
     schedule: ScheduleConfig = ScheduleConfig()
     clip_grad_norm: PositiveFloat | None = None
+    """Maximum norm of all gradients together; null turns clipping off."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Evaluate, and keep in best.pt, an exponential moving average of the weights instead of those of the last step: a
-    step changes it by 1 - ema_decay, the first ones by more, as the decay is then (step - 1) / (step + 8). null: off"""
+    """Decay of an exponential moving average of the weights, which is evaluated and kept in best.pt instead of the last
+    weights. In step s the decay is at most (s - 1) / (s + 8). null turns it off."""
     on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
-    """A step whose loss or gradients are not finite: ends the training; is left out, its batch lost and nothing
-    changed; or sends the training back to its last checkpoint, to go on from there in another order. skip and rewind
-    cost a host sync a step on a GPU."""
+    """What to do when a loss or gradient is not finite: stop ends training; skip drops the batch and changes nothing;
+    rewind returns to the last checkpoint and continues with another order. skip and rewind cost one host sync per step
+    on a GPU."""
     nonfinite_limit: PositiveInt = 5
-    """Steps left out in a row, or rewinds in all, after which the training ends all the same."""
+    """Number of consecutive skipped steps, or total number of rewinds, after which training ends anyway."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Autocast type; fp16 needs a GPU."""
     tf32: bool = True
     """Compute float32 convolutions in TensorFloat-32 on a CUDA device, in training and with the checkpoint afterwards.
     It rounds inputs to 10 bits of mantissa. Linear layers always use full float32."""
     device: str = "auto"
-    """auto is the GPU where there is one, else cpu."""
+    """Device: auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N."""
     compile: bool | Literal["reduce-overhead"] = False
-    """Run the training step as compiled graphs (torch.compile), one for each number of ground-truth slots that occurs;
-    compiling takes minutes. reduce-overhead also records CUDA graphs, one for each canvas, which takes memory."""
+    """Compile the training step with torch.compile, one graph for each number of ground-truth slots that occurs;
+    compiling takes minutes. reduce-overhead also records CUDA graphs, one per canvas, which takes memory."""
     channels_last: bool = False
-    """Convolutions in the memory layout NHWC: a gain on a GPU under autocast and for depthwise backbones on a CPU."""
+    """Use the memory layout NHWC for convolutions. It is faster on a GPU under autocast and for depthwise backbones on
+    a CPU."""
     log_every: PositiveInt = 20
-    """Steps between two entries of metrics.jsonl and TensorBoard."""
+    """Number of steps between two entries of metrics.jsonl and TensorBoard."""
     eval_every: PositiveInt | None = None
-    """Steps between evaluations; null is after each epoch."""
+    """Number of steps between evaluations; null evaluates after each epoch."""
     checkpoint_every: PositiveInt | None = None
-    """Steps between writes of last.pt; null is after each epoch."""
+    """Number of steps between writes of last.pt; null writes after each epoch."""
     best_metric: Literal["AP", "AP50", "voc_mAP"] = "AP"
-    """What best.pt is chosen by: COCO AP, COCO AP50 or VOC mAP (area)."""
+    """Metric that selects best.pt: COCO AP, COCO AP50 or VOC mAP (area)."""
     early_stop: EarlyStopConfig | None = None
-    """End before the length is reached where evaluations no longer get better; null trains to the end."""
+    """End training when evaluations stop improving; null trains for the whole length."""
     num_logged_images: NonNegativeInt = 4
-    """Images drawn with detections and ground truth at each evaluation."""
+    """Number of images drawn with detections and ground truth at each evaluation."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -111,10 +129,12 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
+    """Evaluation."""
+
     batch_size: PositiveInt = 1
-    """Images at a time on each rank."""
+    """Number of images per batch on each rank."""
     loss: bool = False
-    """Also measure the four losses on data.val at each evaluation of a training; costs another pass over it."""
+    """Also measure the four losses on data.val at each evaluation in training, which takes another pass over it."""
     backend: Literal["auto", "faster", "pycocotools"] = "auto"
-    """What computes COCO's numbers. auto: the project's own matching on arrays, pycocotools' numbers to the bit and the
-    fastest. pycocotools, and faster (faster-coco-eval, extra `fast`; equal to about 1e-15): to check it by."""
+    """Implementation of the COCO metrics. auto: the project's own, equal to pycocotools to the bit and the fastest.
+    pycocotools and faster (faster-coco-eval, extra `fast`, equal to about 1e-15) serve to check it."""
