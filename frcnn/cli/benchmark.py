@@ -17,7 +17,7 @@ from frcnn.benchmark.sweep import VALUES, sweep
 from frcnn.cli.output import save_picture, write_json
 from frcnn.cli.run import guarded
 from frcnn.errors import ConfigError
-from frcnn.inference.device import find_device
+from frcnn.inference.device import find_device, set_tf32
 
 EXAMPLES = """\
 examples:
@@ -202,6 +202,7 @@ def builder(options: argparse.Namespace) -> Callable[..., Sides]:
     device = find_device(options.device, setting="--device")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device: {device.type} cannot be measured; use cpu or cuda")
+    set_tf32(config.train.tf32)  # for both sides
     settings = {name: getattr(options, name) for name in ("size", "batch", "objects", "classes")}
 
     def build(**changed: Any) -> Sides:

@@ -1,12 +1,17 @@
 """Where float32 means TensorFloat-32 on a CUDA device. The switch can be read without one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import frcnn
+from frcnn.cli import benchmark
 from frcnn.config import override_config
 from tests.inference.trained import raw_config, save_small_checkpoint
 from tests.train.experiments import tiny_experiment
+
+DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 
 
 def switches() -> tuple[bool, bool]:
@@ -37,4 +42,12 @@ def test_a_checkpoint_keeps_the_setting_of_its_run(tmp_path, tf32):
     path = save_small_checkpoint(tmp_path / "best.pt", config=config)
     torch.backends.cudnn.allow_tf32 = not tf32
     frcnn.load(path, device="cpu")
+    assert switches() == (tf32, False)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_benchmark_gives_both_sides_the_setting(tf32):
+    torch.backends.cudnn.allow_tf32 = not tf32
+    override = f"train.tf32={str(tf32).lower()}"
+    benchmark.builder(benchmark.build_parser().parse_args(["detect", str(DEMO), override, "--device", "cpu"]))
     assert switches() == (tf32, False)
