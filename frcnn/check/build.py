@@ -11,10 +11,9 @@ from frcnn.check.findings import Example, Finding, Source
 from frcnn.check.images import read_facts
 from frcnn.check.preflight import preflight
 from frcnn.config.schema import Config
-from frcnn.config.schema.data import CocoSource, DataConfig, ShapesSource, VocSource
-from frcnn.data.build import build_dataset
+from frcnn.config.schema.data import DataConfig
+from frcnn.data.build import read_annotations, sources_of
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.raw import RawAnnotation, from_dataset, read_coco, read_voc
 from frcnn.errors import DataError
 from frcnn.model.anchors import AnchorGenerator
 from frcnn.model.build import build_from_config
@@ -50,22 +49,10 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
 
 def read_split(data: DataConfig, split: Literal["train", "val"]) -> list[Source]:
     """The annotations of each source of a split as they are written; no image file is read."""
-    given = data.val if split == "val" else data.train
-    if not isinstance(given, list):
-        return [Source(split, f"data.{split}", _read_raw(data, given, split))]
-    return [Source(split, f"data.{split}.{n}", _read_raw(data, source, split)) for n, source in enumerate(given)]
-
-
-def _read_raw(
-    data: DataConfig, source: VocSource | CocoSource | ShapesSource, split: Literal["train", "val"]
-) -> RawAnnotation:
-    if isinstance(source, VocSource):
-        return read_voc(source.root, source.split, coordinates=source.coordinates)
-    if isinstance(source, CocoSource):
-        return read_coco(source.images, source.annotations)
-    # A format without a raw view is checked as its reader gives it.
-    alone = data.model_copy(update={"train": source, "val": source, "on_error": "skip"})
-    return from_dataset(build_dataset(alone, split))
+    given = data.train if split == "train" else data.val
+    keys = [f"data.{split}.{n}" for n in range(len(given))] if isinstance(given, list) else [f"data.{split}"]
+    annotations = [read_annotations(source) for source in sources_of(data, split)]
+    return [Source(split, key, raw) for key, raw in zip(keys, annotations, strict=True)]
 
 
 def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:

@@ -100,15 +100,11 @@ class Source:
         objects = self.raw.objects
         row, name = int(objects.rows[number]), int(objects.names[number])
         where = self.title(row) if row >= 0 else "no image"
-        what = f"annotation {objects.ids[number]}" if objects.ids else f"object {objects.positions[number] + 1}"
-        return f"{where}: {what} ({self.raw.names[name] if name >= 0 else 'unknown category'})"
+        return f"{where}: {self.raw.object_name(number)} ({self.raw.names[name] if name >= 0 else 'unknown category'})"
 
     def written(self, number: int) -> str:
-        """The four numbers of a box as they stand in the file."""
-        words = {"voc": ("xmin", "ymin", "xmax", "ymax"), "coco": ("x", "y", "w", "h")}
-        keys = words.get(self.raw.format, ("x1", "y1", "x2", "y2"))
-        values = self.raw.objects.written[number].tolist()
-        return " ".join(f"{key} {value:g}" for key, value in zip(keys, values, strict=True))
+        """See `RawAnnotation.written`."""
+        return self.raw.written(number)
 
 
 class Example(NamedTuple):

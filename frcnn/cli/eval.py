@@ -154,15 +154,9 @@ def build_validation_set(source: Source) -> DetectionDataset:
     if data.classes is not None and data.classes != class_names:
         raise ConfigError(f"{source.path} knows the classes {class_names}; data.classes cannot be {data.classes}")
     try:
-        dataset = build_dataset(data.model_copy(update={"classes": class_names}), "val")
+        return build_dataset(data, "val", class_names=class_names)
     except DataError as error:
         raise DataError(f"{error}\n({source.path} knows the classes {', '.join(class_names)})") from error
-    if list(dataset.class_names) != class_names:
-        raise DataError(
-            f"{dataset.name} has the classes {list(dataset.class_names)}, {source.path} knows {class_names}: "
-            "it can only be evaluated on its own classes"
-        )
-    return dataset
 
 
 def read_detections(path: Path, source: Source, dataset: DetectionDataset) -> list[ImageDetections]:

@@ -1,5 +1,6 @@
 """What every data set is: class names, one record an image, and a way to read the pixels."""
 
+import re
 from abc import ABC
 from collections import Counter
 from collections.abc import Sequence
@@ -82,3 +83,9 @@ def check_class_names(class_names: Sequence[str], *, source: str) -> None:
     twice = [name for name, count in Counter(class_names).items() if count > 1]
     if twice:
         raise DataError(f"{source}: class names must be unique; more than once: {', '.join(twice)}")
+
+
+def unused_ids(class_names: Sequence[str]) -> dict[str, int]:
+    """The ids in the names of classes that no category has, such as 12 in "N/A 12"."""
+    found = [(name, re.fullmatch(r"N/A (\d+)", name)) for name in class_names]
+    return {name: int(match[1]) for name, match in found if match}

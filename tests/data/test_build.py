@@ -99,7 +99,7 @@ def test_shapes_have_their_own_classes():
     source = {"format": "shapes", "num_images": 2, "height": 64, "width": 64}
     data = DataConfig(train=source, val=source)
     assert build_dataset(data, "train").class_names == CLASS_NAMES
-    with pytest.raises(DataError, match="classes of `shapes` are circle"):
+    with pytest.raises(DataError, match="shapes seed 0: no category is named cat; it has circle"):
         build_dataset(data.model_copy(update={"classes": ["cat"]}), "train")
 
 
