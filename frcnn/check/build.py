@@ -13,7 +13,7 @@ from frcnn.check.preflight import preflight
 from frcnn.config.schema import Config
 from frcnn.config.schema.data import DataConfig
 from frcnn.data.build import read_annotations, sources_of
-from frcnn.data.dataset import DetectionDataset
+from frcnn.data.dataset import DetectionDataset, did_you_mean, unused_ids
 from frcnn.errors import DataError
 from frcnn.model.anchors import AnchorGenerator
 from frcnn.model.build import build_from_config
@@ -41,8 +41,16 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
             chosen = {int(number * step) for number in range(most_images)}
             paths = [path if row in chosen else None for row, path in enumerate(paths)]
         source.facts = read_facts(paths, workers=workers)
-    has_given_classes = config.data.classes is not None or any(source.raw.is_declared for source in sources)
-    check = check_sources(sources, class_names, anchors, has_given_classes=has_given_classes, findings=findings)
+    is_filter = config.data.classes is not None
+    has_given_classes = is_filter or any(source.raw.is_declared for source in sources)
+    check = check_sources(
+        sources,
+        class_names,
+        anchors,
+        has_given_classes=has_given_classes,
+        is_filter=is_filter,
+        findings=findings,
+    )
     check.seconds = time.monotonic() - start
     return check
 
@@ -56,7 +64,8 @@ def read_split(data: DataConfig, split: Literal["train", "val"]) -> list[Source]
 
 
 def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:
-    """The class names that training would use (see `data.build.find_classes`), and sources that disagree.
+    """The class names that training would use (see `data.build.find_classes`), and what is wrong with them: sources
+    that disagree, and listed classes that a source does not have.
 
     Raises:
         DataError: there are none at all.
@@ -64,6 +73,14 @@ def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], 
     declared = [source for source in sources if source.raw.is_declared]
     if data.classes is not None:
         names, findings = list(data.classes), []
+        for source in declared:
+            known = {*source.raw.names, *unused_ids(names)}
+            examples = [
+                Example(f"{name} is no category of {source.raw.name}{did_you_mean(name, source.raw.names)}")
+                for name in names
+                if name not in known
+            ]
+            findings += [Finding("class-missing", source.split, examples)] if examples else []
     elif declared:
         names = list(declared[0].raw.names)
         examples = [

@@ -32,6 +32,8 @@ KINDS: dict[str, Kind] = {
     "object-without-image": Kind("error", "object(s) of an image that is not there"),
     "annotation-id-twice": Kind("warning", "annotation id(s) used twice", "number them anew"),
     "class-unknown": Kind("error", "object(s) of an unknown class", "correct the name, or add it to data.classes"),
+    "class-missing": Kind("error", "listed class(es) that the annotations do not declare", "correct data.classes"),
+    "class-filtered": Kind("note", "class(es) that data.classes does not list", "their objects are left out"),
     "class-lists-differ": Kind("error", "source(s) with other classes", "set data.classes to those to use"),
     "class-unused": Kind("warning", "class(es) without any object in train", "remove them, or annotate some"),
     "class-only-in-val": Kind("warning", "class(es) in val but never in train", "they cannot be learned"),

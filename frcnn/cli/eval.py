@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
         settings = voc_settings(source, dataset)
         write_voc_results(options.voc_results, records, found, class_names=dataset.class_names, **settings)
     write_json(out / "eval.json", report)
-    print(f"{options.detections or source.path} on {dataset.name}")
+    print("\n".join([f"{options.detections or source.path} on {dataset.name}", *dataset.notes]))
     print(format_report(report))
     if dataset.problems.count:
         print(dataset.problems.summary())
@@ -164,7 +164,12 @@ def read_detections(path: Path, source: Source, dataset: DetectionDataset) -> li
     if path.is_dir():
         settings = voc_settings(source, dataset)
         return read_voc_results(path, dataset.records, class_names=dataset.class_names, **settings)
-    return read_results(path, dataset.records, category_ids=dataset.category_ids)
+    return read_results(
+        path,
+        dataset.records,
+        category_ids=dataset.category_ids,
+        filtered_category_ids=dataset.filtered_category_ids,
+    )
 
 
 def voc_settings(source: Source, dataset: DetectionDataset) -> dict[str, Any]:

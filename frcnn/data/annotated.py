@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from frcnn.data.dataset import DetectionDataset, check_class_names, unused_ids
+from frcnn.data.dataset import DetectionDataset, check_class_names, did_you_mean, unused_ids
 from frcnn.data.problems import ErrorPolicy
 from frcnn.data.raw import RawAnnotation
 from frcnn.errors import DataError
@@ -14,6 +14,8 @@ from frcnn.records import ImageRecord
 
 IMAGE_FAULTS = ("unreadable", "no size")
 """Kinds of `Fault` that make an image unusable."""
+MOST_NAMED = 5
+"""Number of filtered classes that a note names."""
 
 
 class AnnotatedDataset(DetectionDataset):
@@ -33,6 +35,7 @@ class AnnotatedDataset(DetectionDataset):
         *,
         problems: ErrorPolicy,
         class_names: Sequence[str] | None = None,
+        is_filter: bool = False,
         regions: Literal["ignore", "keep", "drop"] = "ignore",
     ) -> None:
         """
@@ -40,6 +43,7 @@ class AnnotatedDataset(DetectionDataset):
             raw: the annotations as they are written.
             class_names: in label order, each a class of the source where that declares its classes, or "N/A 12" for
                 an id that COCO leaves out but a network has an output for. None takes all classes of the source.
+            is_filter: whether objects of other classes are left out. Else each other class is a problem.
             regions: crowds and difficult objects become ignore regions, stay ordinary objects, or are left out. The
                 first two keep their mark `is_crowd` or `is_difficult`, by which evaluation ignores them.
 
@@ -53,7 +57,7 @@ class AnnotatedDataset(DetectionDataset):
         category_ids = _category_ids(raw, class_names)
         is_image = _usable_images(raw, problems)
         has_image = np.append(is_image, False)[raw.objects.rows]  # -1, no such image, is the last entry
-        labels = _labels(raw, class_names, has_image, problems)
+        labels, notes = _labels(raw, class_names, has_image, problems, is_filter=is_filter)
         boxes, has_area = _clip_boxes(raw, has_image & (labels > 0), problems)
         is_kept = has_area & ~(raw.objects.is_region & (regions == "drop"))
         rows = np.flatnonzero(is_image)
@@ -63,7 +67,10 @@ class AnnotatedDataset(DetectionDataset):
             category_ids=category_ids,
             records=_records(raw, rows, np.flatnonzero(is_kept), boxes, labels, is_ignoring=regions == "ignore"),
             problems=problems,
+            notes=notes,
         )
+        if is_filter:
+            self.filtered_category_ids = tuple(set(raw.category_ids) - set(category_ids))
         self.drawn, self.rows = raw.dataset, rows.tolist()
 
     def read_image(self, index: int) -> Tensor:
@@ -77,7 +84,8 @@ def _category_ids(raw: RawAnnotation, class_names: Sequence[str]) -> Sequence[in
     id_by_name = unused_ids(class_names) | dict(zip(raw.names, raw.category_ids, strict=True))
     missing = [name for name in class_names if name not in id_by_name]
     if missing:
-        raise DataError(f"{raw.place}: no category is named {', '.join(missing)}; it has {', '.join(raw.names)}")
+        named = ", ".join(missing) + did_you_mean(missing[0], raw.names)
+        raise DataError(f"{raw.place}: no category is named {named}; it has {', '.join(raw.names)}")
     return [id_by_name[name] for name in class_names]
 
 
@@ -92,16 +100,32 @@ def _usable_images(raw: RawAnnotation, problems: ErrorPolicy) -> np.ndarray:
     return is_usable
 
 
-def _labels(raw: RawAnnotation, class_names: Sequence[str], has_image: np.ndarray, problems: ErrorPolicy) -> np.ndarray:
-    """(m,) int64 labels, 0 for other classes."""
+def _labels(
+    raw: RawAnnotation, class_names: Sequence[str], has_image: np.ndarray, problems: ErrorPolicy, *, is_filter: bool
+) -> tuple[np.ndarray, list[str]]:
+    """(m,) int64 labels, 0 for other classes; and notes on the classes that were filtered and those never found."""
     label_by_name = {name: label for label, name in enumerate(class_names, start=1)}
     labels = np.array([label_by_name.get(name, 0) for name in raw.names] + [0], np.int64)[raw.objects.names]
     counts = np.bincount(raw.objects.names[has_image & (raw.objects.names >= 0)], minlength=len(raw.names)).tolist()
     others = {name: n for name, n in zip(raw.names, counts, strict=True) if n and name not in label_by_name}
+    notes = []
+    if is_filter and (filtered := {name: n for name, n in others.items() if name}):
+        most = sorted(filtered, key=lambda name: -filtered[name])[:MOST_NAMED]
+        named = ", ".join(f"{name} {filtered[name]}" for name in most) + (", ..." if len(filtered) > MOST_NAMED else "")
+        notes.append(
+            f"{raw.name}: {sum(filtered.values())} annotation(s) of {len(filtered)} class(es) that data.classes does "
+            f"not list are left out ({named})"
+        )
+        others = {name: n for name, n in others.items() if not name}
     for name, count in others.items():
         known = ", ".join(class_names)
-        problems.report(f"{raw.place}: {count} annotations are of the class {name!r}; the classes are {known}")
-    return labels
+        problems.report(f"{raw.place}: {count} annotation(s) of the class {name!r}; the classes are {known}")
+    if is_filter and not raw.is_declared:  # classes that are declared were looked up before
+        absent = [name for name in class_names if name not in raw.names and name not in unused_ids([name])]
+        notes += [
+            f"warning: {raw.name}: no object is of the class {name}{did_you_mean(name, raw.names)}" for name in absent
+        ]
+    return labels, notes
 
 
 def _clip_boxes(raw: RawAnnotation, is_wanted: np.ndarray, problems: ErrorPolicy) -> tuple[np.ndarray, np.ndarray]:

@@ -179,6 +179,7 @@ def _build_split(
             raw,
             problems=problems,
             class_names=class_names,
+            is_filter=data.classes is not None,
             regions=_regions(source) if split == "train" else "ignore",
         )
         for source, raw in zip(sources_of(data, split), annotations, strict=True)

@@ -145,6 +145,7 @@ def describe(experiment: Experiment) -> str:
         [
             f"train  {train_set.name}: {len(train_set)} images, {len(train_set.class_names)} classes ({names})",
             f"val    {val_set.name}: {len(val_set)} images",
+            *[f"data   {note}" for note in dict.fromkeys([*train_set.notes, *val_set.notes])],
             f"length {experiment.length} steps of {config.train.batch_size} images, "
             f"{experiment.steps_per_epoch} steps an epoch, {experiment.world.size} process(es)"
             + (

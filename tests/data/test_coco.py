@@ -41,7 +41,7 @@ def test_a_configured_class_that_is_no_category_is_an_error_even_when_skipping(c
 
 def test_a_class_that_is_not_given_is_reported_once_if_used(coco_files):
     files = coco_files(categories=GAPS, annotations=[box(1), box(18), box(18)])
-    with pytest.raises(DataError, match=r"2 annotations are of the class 'dog'; the classes are person"):
+    with pytest.raises(DataError, match=r"2 annotation\(s\) of the class 'dog'; the classes are person"):
         load(files, class_names=["person"])
     dataset = load(files, class_names=["person"], on_error="skip")
     assert dataset.problems.count == 1

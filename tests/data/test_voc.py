@@ -96,7 +96,7 @@ def test_a_box_that_is_no_box(voc_root):
 
 def test_an_unknown_class_is_reported(voc_root):
     root = voc_root({"a": (40, 60, [CAT, HARD_DOG])})
-    with pytest.raises(DataError, match=r"voc: 1 annotations are of the class 'dog'; the classes are cat"):
+    with pytest.raises(DataError, match=r"voc: 1 annotation\(s\) of the class 'dog'; the classes are cat"):
         load(root, class_names=["cat"])
     dataset = load(root, class_names=["cat"], on_error="skip")
     assert dataset.problems.count == 1 and dataset.records[0].labels.tolist() == [1]

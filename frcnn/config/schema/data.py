@@ -65,7 +65,8 @@ class DataConfig(Section):
     val: Source
     """The set that `train` evaluates on and `eval` reads by default."""
     classes: list[str] | None = None
-    """Class names in label order; null takes them from the categories (COCO) or from the annotations, sorted (VOC)."""
+    """Class names in label order; annotations of other classes are left out, in training and evaluation. null takes all
+    classes: the categories (COCO), or the names in the annotations, sorted (VOC)."""
     on_error: Literal["raise", "skip"] = "raise"
     """An unusable image or annotation: stop with an error that names it, or warn once, leave it out and count it."""
     short_side: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = 600
