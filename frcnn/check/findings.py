@@ -69,7 +69,7 @@ KINDS: dict[str, Kind] = {
     "image-cmyk": Kind("note", "CMYK image(s)", "read as RGB, without their colour profile"),
     "image-alpha": Kind("note", "image(s) with an alpha channel", "it is dropped"),
     "image-one-colour": Kind("warning", "image(s) of a single colour", "probably a failed export"),
-    "image-without-objects": Kind("note", "image(s) without objects", "they serve as background"),
+    "image-without-objects": Kind("note", "image(s) without objects", "background, unless data.empty leaves them out"),
     "mostly-without-objects": Kind("warning", "split(s) in which most images have no objects", "is that meant?"),
     "no-objects": Kind("error", "split(s) without any usable object"),
     "image-twice": Kind("warning", "image(s) that are there before under another name"),

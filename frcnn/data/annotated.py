@@ -21,7 +21,7 @@ MOST_NAMED = 5
 class AnnotatedDataset(DetectionDataset):
     """The usable images and objects of a source, of any format.
 
-    Images keep their order, those without objects included. Boxes are clipped to the image. `areas` are used as
+    Images keep their order. Boxes are clipped to the image. `areas` are used as
     annotated, else they are width * height.
 
     Reported to `problems` and left out: images and objects with a `Fault`, boxes that are not four finite numbers, and
@@ -37,6 +37,7 @@ class AnnotatedDataset(DetectionDataset):
         class_names: Sequence[str] | None = None,
         is_filter: bool = False,
         regions: Literal["ignore", "keep", "drop"] = "ignore",
+        empty: Literal["keep", "drop", "drop_crowd_only"] = "keep",
     ) -> None:
         """
         Args:
@@ -46,9 +47,12 @@ class AnnotatedDataset(DetectionDataset):
             is_filter: whether objects of other classes are left out. Else each other class is a problem.
             regions: crowds and difficult objects become ignore regions, stay ordinary objects, or are left out. The
                 first two keep their mark `is_crowd` or `is_difficult`, by which evaluation ignores them.
+            empty: images without objects of `class_names` stay or are left out. Crowds and difficult objects count as
+                objects, even those that `regions` leaves out; with "drop_crowd_only" only those that it keeps count.
 
         Raises:
-            DataError: a class that the source does not have, names that are not unique, no usable image.
+            DataError: a class that the source does not have, names that are not unique, no usable image,
+                only images without objects where these are left out.
         """
         if raw.is_declared:
             check_class_names(raw.names, source=raw.place)
@@ -60,6 +64,19 @@ class AnnotatedDataset(DetectionDataset):
         labels, notes = _labels(raw, class_names, has_image, problems, is_filter=is_filter)
         boxes, has_area = _clip_boxes(raw, has_image & (labels > 0), problems)
         is_kept = has_area & ~(raw.objects.is_region & (regions == "drop"))
+        if empty != "keep":
+            is_object = has_area & ~(raw.objects.is_region & (regions != "keep") & (empty == "drop_crowd_only"))
+            has_objects = np.bincount(raw.objects.rows[is_object], minlength=len(is_image)) > 0
+            num_empty, num_images = int((is_image & ~has_objects).sum()), int(is_image.sum())
+            if num_images and num_empty == num_images:
+                raise DataError(
+                    f"{raw.place}: data.empty={empty} leaves out all {num_images} image(s): none has objects of "
+                    f"{', '.join(class_names)}"
+                )
+            is_image &= has_objects
+            notes.append(
+                f"{raw.name}: {num_empty} of {num_images} image(s) without objects are left out (data.empty: {empty})"
+            )
         rows = np.flatnonzero(is_image)
         super().__init__(
             name=raw.name,

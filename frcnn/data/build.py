@@ -171,7 +171,7 @@ def _read_split(data: DataConfig, split: Literal["train", "val"]) -> list[RawAnn
 def _build_split(
     data: DataConfig, split: Literal["train", "val"], annotations: Sequence[RawAnnotation], class_names: Sequence[str]
 ) -> DetectionDataset:
-    """Crowds and difficult objects are never dropped from a validation set: its metrics have to know of them."""
+    """A validation set keeps crowds, difficult objects and images without objects: its metrics need them."""
     check_class_names(class_names, source="data.classes" if data.classes is not None else f"data.{split}")
     problems = ErrorPolicy(data.on_error, name=f"data.{split}")
     parts = [
@@ -181,6 +181,7 @@ def _build_split(
             class_names=class_names,
             is_filter=data.classes is not None,
             regions=_regions(source) if split == "train" else "ignore",
+            empty=data.empty if split == "train" else "keep",
         )
         for source, raw in zip(sources_of(data, split), annotations, strict=True)
     ]

@@ -154,6 +154,70 @@ def test_listed_classes_filter_the_shapes():
     assert "of 3 class(es) that data.classes does not list" in some.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("empty", "region", "kept"),
+    [
+        ("keep", "ignore", ["objects", "crowd", "other", "none"]),
+        ("drop", "ignore", ["objects", "crowd"]),
+        ("drop", "drop", ["objects", "crowd"]),
+        ("drop_crowd_only", "ignore", ["objects"]),
+        ("drop_crowd_only", "drop", ["objects"]),
+    ],
+)
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_images_without_objects_of_the_training_set(form, empty, region, kept, coco_files, voc_root):
+    """The crowd is a difficult object in VOC; the object of `other` is of a class that is not listed."""
+    if form == "voc":
+        images = {"objects": [thing("dog")], "crowd": [thing("dog", difficult=True)], "other": [thing("cat")]}
+        root = voc_root({name: (40, 60, each) for name, each in (images | {"none": []}).items()})
+        train, val = voc(root, difficult=region), voc(root)
+    else:
+        images = [
+            {"id": name, "file_name": f"{name}.jpg", "height": 40, "width": 60}
+            for name in ("objects", "crowd", "other", "none")
+        ]
+        annotations = [
+            {
+                "image_id": name,
+                "category_id": 2 if name == "other" else 1,
+                "bbox": [1, 2, 9, 9],
+                "iscrowd": name == "crowd",
+            }
+            for name in ("objects", "crowd", "other")
+        ]
+        categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+        files = coco_files(categories=categories, annotations=annotations, images=images)
+        train, val = coco(files) | {"crowd": region}, coco(files)
+    train_set, val_set = build_datasets(DataConfig(train=train, val=val, classes=["dog"], empty=empty))
+    assert [record.image_id for record in train_set.records] == kept
+    assert [record.image_id for record in val_set.records] == ["objects", "crowd", "other", "none"]
+    note = f"{train_set.name}: {4 - len(kept)} of 4 image(s) without objects are left out (data.empty: {empty})"
+    assert [each for each in train_set.notes if "data.empty" in each] == ([] if empty == "keep" else [note])
+    assert not any("data.empty" in each for each in val_set.notes)
+    assert train_set.read_image(len(kept) - 1).shape == (3, 40, 60)
+
+
+def test_ordinary_difficult_objects_are_objects(voc_root):
+    root = voc_root({"a": (40, 60, [thing("dog", difficult=True)]), "b": (40, 60, [])})
+    data = DataConfig(train=voc(root, difficult="keep"), val=voc(root), empty="drop_crowd_only")
+    assert [record.image_id for record in build_dataset(data, "train").records] == ["a"]
+
+
+def test_shapes_without_objects_are_dropped_and_the_others_stay_in_step():
+    source = {"format": "shapes", "num_images": 60, "height": 64, "width": 64}
+    every = build_dataset(DataConfig(train=source, val=source), "train")
+    some = build_dataset(DataConfig(train=source, val=source, empty="drop"), "train")
+    rows = [row for row, record in enumerate(every.records) if len(record.boxes)]
+    assert 0 < len(rows) < 60 and [record.image_id for record in some.records] == [row + 1 for row in rows]
+    assert all(some.read_image(index).equal(every.read_image(row)) for index, row in enumerate(rows))
+
+
+def test_a_training_set_of_empty_images_only_is_an_error_when_they_are_dropped(voc_root):
+    root = voc_root({"a": (40, 60, [thing("cat")])})
+    with pytest.raises(DataError, match=r"voc: data\.empty=drop leaves out all 1 image\(s\): none has objects of dog"):
+        build_dataset(DataConfig(train=voc(root), val=voc(root), classes=["dog"], empty="drop"), "train")
+
+
 def test_parts_of_different_classes_cannot_be_joined():
     shapes = ShapesDataset(num_images=1, seed=0, height=64, width=64, problems=ErrorPolicy())
     other = Other(name="other", class_names=["x"], category_ids=[1], records=shapes.records, problems=ErrorPolicy())

@@ -67,6 +67,10 @@ class DataConfig(Section):
     classes: list[str] | None = None
     """Class names in label order; annotations of other classes are left out, in training and evaluation. null takes all
     classes: the categories (COCO), or the names in the annotations, sorted (VOC)."""
+    empty: Literal["keep", "drop", "drop_crowd_only"] = "keep"
+    """Training images without objects: background, or left out. drop leaves out images without any annotation of the
+    classes (torchvision, mmdetection); drop_crowd_only also those in which only crowds, or difficult objects that are
+    not ordinary ones, are annotated (Detectron2). Evaluation keeps all images."""
     on_error: Literal["raise", "skip"] = "raise"
     """An unusable image or annotation: stop with an error that names it, or warn once, leave it out and count it."""
     short_side: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = 600
