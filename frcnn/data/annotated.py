@@ -151,9 +151,11 @@ def _clip_boxes(raw: RawAnnotation, is_wanted: np.ndarray, problems: ErrorPolicy
     sizes = np.array([(image.width, image.height) for image in raw.images], np.float64).reshape(-1, 2)
     bounds = np.zeros((len(objects.rows), 2))
     bounds[is_wanted] = sizes[objects.rows[is_wanted]]
-    has_numbers = np.isfinite(objects.boxes).all(axis=1)
+    has_numbers = np.count_nonzero(np.isfinite(objects.boxes), axis=1) == 4
     boxes = np.where(has_numbers[:, None], objects.boxes, 0).clip(0, bounds[:, [0, 1, 0, 1]]).astype(np.float32)
-    has_area = is_wanted & has_numbers & (objects.sides > 0).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    has_area = (
+        is_wanted & has_numbers & (objects.sides.min(axis=1) > 0) & ((boxes[:, 2:] - boxes[:, :2]).min(axis=1) > 0)
+    )
     for number in np.flatnonzero(is_wanted & ~has_area).tolist():
         image, name = raw.images[int(objects.rows[number])], raw.names[int(objects.names[number])]
         subject = f"{image.annotation or raw.name}: {raw.object_name(number)}"
