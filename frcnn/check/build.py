@@ -11,10 +11,9 @@ from frcnn.check.findings import Example, Finding, Source
 from frcnn.check.images import read_facts
 from frcnn.check.preflight import preflight
 from frcnn.config.schema import Config
-from frcnn.config.schema.data import CocoSource, DataConfig, ShapesSource, VocSource
-from frcnn.data.build import build_dataset
-from frcnn.data.dataset import DetectionDataset
-from frcnn.data.raw import RawAnnotation, from_dataset, read_coco, read_voc
+from frcnn.config.schema.data import DataConfig
+from frcnn.data.build import read_annotations, sources_of
+from frcnn.data.dataset import DetectionDataset, did_you_mean, unused_ids
 from frcnn.errors import DataError
 from frcnn.model.anchors import AnchorGenerator
 from frcnn.model.build import build_from_config
@@ -42,34 +41,31 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
             chosen = {int(number * step) for number in range(most_images)}
             paths = [path if row in chosen else None for row, path in enumerate(paths)]
         source.facts = read_facts(paths, workers=workers)
-    has_given_classes = config.data.classes is not None or any(source.raw.is_declared for source in sources)
-    check = check_sources(sources, class_names, anchors, has_given_classes=has_given_classes, findings=findings)
+    is_filter = config.data.classes is not None
+    has_given_classes = is_filter or any(source.raw.is_declared for source in sources)
+    check = check_sources(
+        sources,
+        class_names,
+        anchors,
+        has_given_classes=has_given_classes,
+        is_filter=is_filter,
+        findings=findings,
+    )
     check.seconds = time.monotonic() - start
     return check
 
 
 def read_split(data: DataConfig, split: Literal["train", "val"]) -> list[Source]:
     """The annotations of each source of a split as they are written; no image file is read."""
-    given = data.val if split == "val" else data.train
-    if not isinstance(given, list):
-        return [Source(split, f"data.{split}", _read_raw(data, given, split))]
-    return [Source(split, f"data.{split}.{n}", _read_raw(data, source, split)) for n, source in enumerate(given)]
-
-
-def _read_raw(
-    data: DataConfig, source: VocSource | CocoSource | ShapesSource, split: Literal["train", "val"]
-) -> RawAnnotation:
-    if isinstance(source, VocSource):
-        return read_voc(source.root, source.split, coordinates=source.coordinates)
-    if isinstance(source, CocoSource):
-        return read_coco(source.images, source.annotations)
-    # A format without a raw view is checked as its reader gives it.
-    alone = data.model_copy(update={"train": source, "val": source, "on_error": "skip"})
-    return from_dataset(build_dataset(alone, split))
+    given = data.train if split == "train" else data.val
+    keys = [f"data.{split}.{n}" for n in range(len(given))] if isinstance(given, list) else [f"data.{split}"]
+    annotations = [read_annotations(source) for source in sources_of(data, split)]
+    return [Source(split, key, raw) for key, raw in zip(keys, annotations, strict=True)]
 
 
 def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:
-    """The class names that training would use (see `data.build.find_classes`), and sources that disagree.
+    """The class names that training would use (see `data.build.find_classes`), and what is wrong with them: sources
+    that disagree, and listed classes that a source does not have.
 
     Raises:
         DataError: there are none at all.
@@ -77,6 +73,14 @@ def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], 
     declared = [source for source in sources if source.raw.is_declared]
     if data.classes is not None:
         names, findings = list(data.classes), []
+        for source in declared:
+            known = {*source.raw.names, *unused_ids(names)}
+            examples = [
+                Example(f"{name} is no category of {source.raw.name}{did_you_mean(name, source.raw.names)}")
+                for name in names
+                if name not in known
+            ]
+            findings += [Finding("class-missing", source.split, examples)] if examples else []
     elif declared:
         names = list(declared[0].raw.names)
         examples = [

@@ -15,7 +15,7 @@ from frcnn.check.classes import (
     find_alike,
     find_category_gaps,
     find_in_classes,
-    find_unknown_classes,
+    find_other_classes,
 )
 from frcnn.check.clusters import cluster_shapes, round_shapes
 from frcnn.check.coordinates import guess_coordinates
@@ -74,6 +74,8 @@ class Check:
     class_names: list[str]
     has_given_classes: bool
     """Whether the config or a file says which classes there are; False where they are those found."""
+    is_filter: bool
+    """Whether the config lists the classes, so that objects of others are left out."""
     anchors: AnchorSettings
     counts: dict[str, ClassCounts]
     """Of train and val."""
@@ -94,6 +96,7 @@ def check_sources(
     anchors: AnchorSettings,
     *,
     has_given_classes: bool = True,
+    is_filter: bool = False,
     findings: Sequence[Finding] = (),
 ) -> Check:
     """Run every check.
@@ -101,7 +104,7 @@ def check_sources(
     Args:
         sources: with the facts of their image files, as far as these were read.
         class_names: K, in label order.
-        has_given_classes: see `Check`.
+        has_given_classes, is_filter: see `Check`.
         findings: what was found on the way to here.
     """
     faults = [judge_boxes(source.raw) for source in sources]
@@ -115,18 +118,19 @@ def check_sources(
         findings += find_in_annotation(source)
         findings += find_in_boxes(source, fault)
         findings += find_near_repeats(source, fault)
-        findings += find_unknown_classes(source, class_names)
+        findings += find_other_classes(source, class_names, is_filter=is_filter)
         findings += guess_coordinates(source, fault)
         findings += find_in_images(source)
-        findings += find_without_objects(source, fault)
+        findings += find_without_objects(source, fault, class_names)
     for source in {source.raw.name: source for source in reversed(sources)}.values():
         findings += find_category_gaps(source)
-    findings += find_in_classes(class_names, counts["train"], counts["val"])
+    other_names = sorted({name for source in sources for name in source.raw.names} - set(class_names))
+    findings += find_in_classes(class_names, counts["train"], counts["val"], other_names=other_names)
     findings += find_alike(class_names, (counts["train"].objects + counts["val"].objects).tolist())
     findings += find_repeated_images(sources)
     findings += find_lookalikes(sources)
 
-    check = Check(sources, faults, class_names, has_given_classes, anchors, counts, findings, {}, {})
+    check = Check(sources, faults, class_names, has_given_classes, is_filter, anchors, counts, findings, {}, {})
     for split in SPLITS:
         truth, owners = ground_truth(by_split[split], class_names)
         check.histograms[split] = histograms(truth)

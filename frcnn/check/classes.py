@@ -9,6 +9,7 @@ import numpy as np
 
 from frcnn.check.boxes import BoxFaults
 from frcnn.check.findings import Example, Finding, Source, about_objects
+from frcnn.data.dataset import did_you_mean
 
 RARE = 10
 """A class of fewer objects is called rare."""
@@ -44,21 +45,37 @@ def labels_of(source: Source, class_names: Sequence[str]) -> np.ndarray:
     return table[source.raw.objects.names]  # -1 is the last entry
 
 
-def find_unknown_classes(source: Source, class_names: Sequence[str]) -> list[Finding]:
-    """Objects whose class is none of those trained on, with the name that may be meant."""
-    objects = source.raw.objects
+def find_other_classes(source: Source, class_names: Sequence[str], *, is_filter: bool) -> list[Finding]:
+    """Objects of classes that are not trained on.
+
+    Args:
+        is_filter: whether `class_names` is a filter (data.classes). Then the other classes of the source are told
+            with their counts; unknown are only objects without a class, and those whose class may be a misspelling.
+    """
+    objects, names = source.raw.objects, source.raw.names
     numbers = np.flatnonzero((labels_of(source, class_names) == 0) & (objects.rows >= 0))
-    hints = {}
+    hints, filtered = {}, []
     for index in np.unique(objects.names[numbers]).tolist():
-        close = [name for name in class_names if index >= 0 and likeness(source.raw.names[index], name)]
+        close = [name for name in class_names if index >= 0 and likeness(names[index], name)]
         hints[index] = f"; is it {close[0]}?" if close else ""
+        if is_filter and index >= 0 and names[index] and not close:
+            filtered.append(index)
+    examples = [Example(f"{names[index]}: {np.sum(objects.names[numbers] == index)} object(s)") for index in filtered]
+    numbers = numbers[~np.isin(objects.names[numbers], filtered)]
     known = ", ".join(class_names[:8]) + (", ..." if len(class_names) > 8 else "")
     notes = [f"none of {known}{hints[int(objects.names[number])]}" for number in numbers.tolist()]
-    return about_objects("class-unknown", source, numbers, notes=notes)
+    findings = [Finding("class-filtered", source.split, examples, source)] if examples else []
+    return findings + about_objects("class-unknown", source, numbers, notes=notes)
 
 
-def find_in_classes(class_names: Sequence[str], train: ClassCounts, val: ClassCounts) -> list[Finding]:
-    """Classes that are missing or rare."""
+def find_in_classes(
+    class_names: Sequence[str], train: ClassCounts, val: ClassCounts, *, other_names: Sequence[str] = ()
+) -> list[Finding]:
+    """Classes that are missing or rare.
+
+    Args:
+        other_names: classes of the annotations that are not trained on, one of which may be meant by an unused one.
+    """
     findings = []
     for kind, split, mask in (
         ("class-unused", "train", (train.objects == 0) & (val.objects == 0)),
@@ -67,7 +84,10 @@ def find_in_classes(class_names: Sequence[str], train: ClassCounts, val: ClassCo
         ("class-rare", "train", (train.objects > 0) & (train.objects < RARE)),
     ):
         examples = [
-            Example(f"{name}: {train.objects[place]} in train, {val.objects[place]} in val")
+            Example(
+                f"{name}: {train.objects[place]} in train, {val.objects[place]} in val"
+                + (did_you_mean(name, other_names) if kind == "class-unused" else "")
+            )
             for place, name in enumerate(class_names)
             if mask[place] and not name.startswith("N/A ")  # an output for an id without category
         ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from frcnn.check.boxes import BoxFaults
+from frcnn.check.classes import labels_of
 from frcnn.check.findings import Example, Finding, Source, about_images
 
 LOOKS_LIKE = 2.0
@@ -89,9 +90,9 @@ def _find_other_sizes(source: Source) -> list[Finding]:
     return findings
 
 
-def find_without_objects(source: Source, faults: BoxFaults) -> list[Finding]:
-    """Images in which no box can be used, and splits that consist of them."""
-    used = source.raw.objects.rows[faults.is_usable]
+def find_without_objects(source: Source, faults: BoxFaults, class_names: Sequence[str]) -> list[Finding]:
+    """Images in which no box of a class that is trained on can be used, and splits that consist of them."""
+    used = source.raw.objects.rows[faults.is_usable & (labels_of(source, class_names) > 0)]
     counts = np.bincount(used[used >= 0], minlength=len(source.raw.images))
     rows = np.flatnonzero(counts == 0).tolist()
     if len(rows) == len(source.raw.images):

@@ -32,6 +32,8 @@ KINDS: dict[str, Kind] = {
     "object-without-image": Kind("error", "object(s) of an image that is not there"),
     "annotation-id-twice": Kind("warning", "annotation id(s) used twice", "number them anew"),
     "class-unknown": Kind("error", "object(s) of an unknown class", "correct the name, or add it to data.classes"),
+    "class-missing": Kind("error", "listed class(es) that the annotations do not declare", "correct data.classes"),
+    "class-filtered": Kind("note", "class(es) that data.classes does not list", "their objects are left out"),
     "class-lists-differ": Kind("error", "source(s) with other classes", "set data.classes to those to use"),
     "class-unused": Kind("warning", "class(es) without any object in train", "remove them, or annotate some"),
     "class-only-in-val": Kind("warning", "class(es) in val but never in train", "they cannot be learned"),
@@ -67,7 +69,7 @@ KINDS: dict[str, Kind] = {
     "image-cmyk": Kind("note", "CMYK image(s)", "read as RGB, without their colour profile"),
     "image-alpha": Kind("note", "image(s) with an alpha channel", "it is dropped"),
     "image-one-colour": Kind("warning", "image(s) of a single colour", "probably a failed export"),
-    "image-without-objects": Kind("note", "image(s) without objects", "they serve as background"),
+    "image-without-objects": Kind("note", "image(s) without objects", "background, unless data.empty leaves them out"),
     "mostly-without-objects": Kind("warning", "split(s) in which most images have no objects", "is that meant?"),
     "no-objects": Kind("error", "split(s) without any usable object"),
     "image-twice": Kind("warning", "image(s) that are there before under another name"),
@@ -100,15 +102,11 @@ class Source:
         objects = self.raw.objects
         row, name = int(objects.rows[number]), int(objects.names[number])
         where = self.title(row) if row >= 0 else "no image"
-        what = f"annotation {objects.ids[number]}" if objects.ids else f"object {objects.positions[number] + 1}"
-        return f"{where}: {what} ({self.raw.names[name] if name >= 0 else 'unknown category'})"
+        return f"{where}: {self.raw.object_name(number)} ({self.raw.names[name] if name >= 0 else 'unknown category'})"
 
     def written(self, number: int) -> str:
-        """The four numbers of a box as they stand in the file."""
-        words = {"voc": ("xmin", "ymin", "xmax", "ymax"), "coco": ("x", "y", "w", "h")}
-        keys = words.get(self.raw.format, ("x1", "y1", "x2", "y2"))
-        values = self.raw.objects.written[number].tolist()
-        return " ".join(f"{key} {value:g}" for key, value in zip(keys, values, strict=True))
+        """See `RawAnnotation.written`."""
+        return self.raw.written(number)
 
 
 class Example(NamedTuple):

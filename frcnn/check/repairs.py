@@ -148,6 +148,8 @@ def _inside(box: np.ndarray, bound: tuple[float, float], *, shift: np.ndarray) -
 def _repair_names(plan: Repairs, check: Check) -> None:
     """Names in another case or spacing become that of the class; other unknown classes are left out.
 
+    Objects that data.classes only filters stay.
+
     VOC files declare no classes, so of names that differ in case or spaces only the most frequent is taken for right.
     """
     raw, labels = plan.source.raw, labels_of(plan.source, check.class_names)
@@ -164,5 +166,5 @@ def _repair_names(plan: Repairs, check: Check) -> None:
         better = right.get(plain(name)) if is_voc and name else None
         if better is not None and better != name and (labels[number] == 0 or not check.has_given_classes):
             plan.names[number] = better
-        elif labels[number] == 0:
+        elif labels[number] == 0 and not (check.is_filter and name):
             plan.dropped_objects[number] = "its class is unknown"

@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
         settings = voc_settings(source, dataset)
         write_voc_results(options.voc_results, records, found, class_names=dataset.class_names, **settings)
     write_json(out / "eval.json", report)
-    print(f"{options.detections or source.path} on {dataset.name}")
+    print("\n".join([f"{options.detections or source.path} on {dataset.name}", *dataset.notes]))
     print(format_report(report))
     if dataset.problems.count:
         print(dataset.problems.summary())
@@ -154,15 +154,9 @@ def build_validation_set(source: Source) -> DetectionDataset:
     if data.classes is not None and data.classes != class_names:
         raise ConfigError(f"{source.path} knows the classes {class_names}; data.classes cannot be {data.classes}")
     try:
-        dataset = build_dataset(data.model_copy(update={"classes": class_names}), "val")
+        return build_dataset(data, "val", class_names=class_names)
     except DataError as error:
         raise DataError(f"{error}\n({source.path} knows the classes {', '.join(class_names)})") from error
-    if list(dataset.class_names) != class_names:
-        raise DataError(
-            f"{dataset.name} has the classes {list(dataset.class_names)}, {source.path} knows {class_names}: "
-            "it can only be evaluated on its own classes"
-        )
-    return dataset
 
 
 def read_detections(path: Path, source: Source, dataset: DetectionDataset) -> list[ImageDetections]:
@@ -170,7 +164,12 @@ def read_detections(path: Path, source: Source, dataset: DetectionDataset) -> li
     if path.is_dir():
         settings = voc_settings(source, dataset)
         return read_voc_results(path, dataset.records, class_names=dataset.class_names, **settings)
-    return read_results(path, dataset.records, category_ids=dataset.category_ids)
+    return read_results(
+        path,
+        dataset.records,
+        category_ids=dataset.category_ids,
+        filtered_category_ids=dataset.filtered_category_ids,
+    )
 
 
 def voc_settings(source: Source, dataset: DetectionDataset) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Data sets, transforms, and loaders of padded batches."""
 
 from frcnn.data.batching import Sample, collate
-from frcnn.data.build import build_dataset, build_eval_loader, build_train_loader
+from frcnn.data.build import build_dataset, build_datasets, build_eval_loader, build_train_loader
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
@@ -14,6 +14,7 @@ __all__ = [
     "TestTransform",
     "TrainTransform",
     "build_dataset",
+    "build_datasets",
     "build_eval_loader",
     "build_train_loader",
     "collate",

@@ -1,14 +1,17 @@
 """Data sets and loaders from the `data` section of a config."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from frcnn.config.schema.data import CocoSource, DataConfig, ShapesSource, VocSource
 from frcnn.data import coco, shapes, voc
+from frcnn.data.annotated import AnnotatedDataset
 from frcnn.data.balance import class_balanced_factors, repeat_factors
 from frcnn.data.concat import ConcatDataset
 from frcnn.data.dataset import DetectionDataset, check_class_names
 from frcnn.data.loader import BatchLoader, EvalSamples, TrainSamples
 from frcnn.data.problems import ErrorPolicy
+from frcnn.data.raw import RawAnnotation, from_dataset
 from frcnn.data.sampler import EvalSampler, TrainSampler
 from frcnn.data.transforms import TestTransform, TrainTransform
 from frcnn.errors import DataError
@@ -16,36 +19,62 @@ from frcnn.errors import DataError
 Source = VocSource | CocoSource | ShapesSource
 
 
-def build_dataset(data: DataConfig, split: Literal["train", "val"]) -> DetectionDataset:
-    """The training or the validation set; both have the same classes in the same order.
+def build_datasets(data: DataConfig) -> tuple[DetectionDataset, DetectionDataset]:
+    """The training and the validation set, with the same classes in the same order. Each source is read once.
 
-    Class names are those of data.classes, else what `find_classes` makes of the training and the validation set
-    together; setting data.classes saves reading the annotations of the other set. Difficult objects are never
-    dropped from a validation set: its metrics have to know of them.
+    Class names are those of data.classes, else what `find_classes` makes of all sources together.
 
     Raises:
-        DataError: annotations that cannot be used (see the class of each format), or class names that are empty,
-            there twice, or not the same in all sources.
+        DataError: annotations that cannot be used (see `AnnotatedDataset`), or class names that are empty, there
+            twice, or not the same in all sources.
     """
-    class_names = data.classes if data.classes is not None else find_classes(data)
-    check_class_names(class_names, source="data.classes" if data.classes is not None else f"data.{split}")
-    problems = ErrorPolicy(data.on_error, name=f"data.{split}")
-    sources = _train_sources(data) if split == "train" else [data.val]
-    parts = [_build_source(source, class_names, problems, is_train=split == "train") for source in sources]
-    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    train, val = _read_split(data, "train"), _read_split(data, "val")
+    class_names = data.classes if data.classes is not None else find_classes([*train, *val])
+    return _build_split(data, "train", train, class_names), _build_split(data, "val", val, class_names)
 
 
-def find_classes(data: DataConfig) -> list[str]:
+def build_dataset(
+    data: DataConfig, split: Literal["train", "val"], *, class_names: Sequence[str] | None = None
+) -> DetectionDataset:
+    """One of `build_datasets`. The other set is read only where its class names are needed.
+
+    Args:
+        class_names: those of a checkpoint, in label order; None takes them from the config or the data.
+    """
+    annotations = _read_split(data, split)
+    if class_names is None:
+        class_names = data.classes
+    if class_names is None:
+        others = _read_split(data, "val" if split == "train" else "train")
+        class_names = find_classes([*annotations, *others] if split == "train" else [*others, *annotations])
+    return _build_split(data, split, annotations, class_names)
+
+
+def read_annotations(source: Source) -> RawAnnotation:
+    """Read a source, whatever its format: the one parse that class names, datasets and checks are made from."""
+    if isinstance(source, VocSource):
+        return voc.read_voc(source.root, source.split, coordinates=source.coordinates)
+    if isinstance(source, CocoSource):
+        return coco.read_coco(source.images, source.annotations)
+    drawn = shapes.ShapesDataset(
+        num_images=source.num_images,
+        seed=source.seed,
+        height=source.height,
+        width=source.width,
+        problems=ErrorPolicy(),
+    )
+    return from_dataset(drawn)
+
+
+def find_classes(annotations: Sequence[RawAnnotation]) -> list[str]:
     """Class names where the config sets none.
 
     COCO files and `shapes` declare their classes: these hold for all sources, and must agree where there are several.
     VOC declares none: where all sources are VOC, the names found in all of them are joined and sorted.
     """
-    sources = [*_train_sources(data), data.val]
-    declared = {name: names for name, names in map(_declared_classes, sources) if names}
+    declared = {raw.place: raw.names for raw in annotations if raw.is_declared and raw.names}
     if not declared:
-        voc_sources = [source for source in sources if isinstance(source, VocSource)]
-        return sorted({name for source in voc_sources for name in voc.find_class_names(source.root, source.split)})
+        return sorted({name for raw in annotations for name in raw.names} - {""})
     (first, class_names), *others = declared.items()
     for other, names in others:
         if names != class_names:
@@ -129,39 +158,38 @@ def build_eval_loader(
     return BatchLoader(samples, sampler, workers=data.workers, prefetch=data.prefetch, pin_memory=pin_memory)
 
 
-def _build_source(source: Source, class_names: list[str], problems: ErrorPolicy, *, is_train: bool) -> DetectionDataset:
+def sources_of(data: DataConfig, split: Literal["train", "val"]) -> list[Source]:
+    """The sources of a split in their order."""
+    given = data.train if split == "train" else data.val
+    return list(given) if isinstance(given, list) else [given]
+
+
+def _read_split(data: DataConfig, split: Literal["train", "val"]) -> list[RawAnnotation]:
+    return [read_annotations(source) for source in sources_of(data, split)]
+
+
+def _build_split(
+    data: DataConfig, split: Literal["train", "val"], annotations: Sequence[RawAnnotation], class_names: Sequence[str]
+) -> DetectionDataset:
+    """A validation set keeps crowds, difficult objects and images without objects: its metrics need them."""
+    check_class_names(class_names, source="data.classes" if data.classes is not None else f"data.{split}")
+    problems = ErrorPolicy(data.on_error, name=f"data.{split}")
+    parts = [
+        AnnotatedDataset(
+            raw,
+            problems=problems,
+            class_names=class_names,
+            is_filter=data.classes is not None,
+            regions=_regions(source) if split == "train" else "ignore",
+            empty=data.empty if split == "train" else "keep",
+        )
+        for source, raw in zip(sources_of(data, split), annotations, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+
+
+def _regions(source: Source) -> Literal["ignore", "keep", "drop"]:
+    """What training does with crowds and difficult objects."""
     if isinstance(source, VocSource):
-        return voc.VocDataset(
-            root=source.root,
-            split=source.split,
-            class_names=class_names,
-            difficult=source.difficult if is_train else "ignore",
-            coordinates=source.coordinates,
-            problems=problems,
-        )
-    if isinstance(source, CocoSource):
-        return coco.CocoDataset(
-            images=source.images,
-            annotations=source.annotations,
-            class_names=class_names,
-            crowd=source.crowd if is_train else "ignore",
-            problems=problems,
-        )
-    if list(class_names) != list(shapes.CLASS_NAMES):
-        raise DataError(f"the classes of `shapes` are {', '.join(shapes.CLASS_NAMES)}, not {', '.join(class_names)}")
-    return shapes.ShapesDataset(
-        num_images=source.num_images, seed=source.seed, height=source.height, width=source.width, problems=problems
-    )
-
-
-def _declared_classes(source: Source) -> tuple[str, tuple[str, ...]]:
-    """A name for messages, and the class names a source has without looking at its objects."""
-    if isinstance(source, CocoSource):
-        return str(source.annotations), coco.read_class_names(source.annotations)
-    if isinstance(source, ShapesSource):
-        return "shapes", shapes.CLASS_NAMES
-    return str(source.root), ()
-
-
-def _train_sources(data: DataConfig) -> list[Source]:
-    return list(data.train) if isinstance(data.train, list) else [data.train]
+        return source.difficult
+    return source.crowd if isinstance(source, CocoSource) else "ignore"

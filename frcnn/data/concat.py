@@ -31,6 +31,7 @@ class ConcatDataset(DetectionDataset):
             category_ids=first.category_ids,
             records=[record for part in parts for record in part.records],
             problems=first.problems,
+            notes=[note for part in parts for note in part.notes],
         )
         self.parts = tuple(parts)
         self.starts = list(accumulate((len(part) for part in parts[:-1]), initial=0))

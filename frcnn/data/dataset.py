@@ -1,8 +1,10 @@
 """What every data set is: class names, one record an image, and a way to read the pixels."""
 
+import re
 from abc import ABC
 from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from unicodedata import category
 
 from torch import Tensor
@@ -28,12 +30,14 @@ class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are
         category_ids: Sequence[int],
         records: Sequence[ImageRecord],
         problems: ErrorPolicy,
+        notes: Sequence[str] = (),
     ) -> None:
         """
         Args:
             name: for messages, such as "voc trainval".
             category_ids: one for each class name; a COCO file's own ids, 1..K elsewhere.
             problems: what is done with unusable annotations and images; holds their count.
+            notes: lines for the log on usable annotations and images that the config leaves out.
 
         Raises:
             DataError: no image; no class name, an empty one, or one that is there twice.
@@ -46,6 +50,9 @@ class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are
         self.category_ids = tuple(category_ids)
         self.records = records
         self.problems = problems
+        self.notes = tuple(notes)
+        self.filtered_category_ids: tuple[int, ...] = ()
+        """Categories of a COCO file that data.classes does not list."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -82,3 +89,20 @@ def check_class_names(class_names: Sequence[str], *, source: str) -> None:
     twice = [name for name, count in Counter(class_names).items() if count > 1]
     if twice:
         raise DataError(f"{source}: class names must be unique; more than once: {', '.join(twice)}")
+
+
+def did_you_mean(name: str, choices: Sequence[str]) -> str:
+    """A hint at the choice nearest to a name, for the end of a message; empty where none is near.
+
+    >>> did_you_mean("Persn", ["dog", "person"]), did_you_mean("cat", ["dog"])
+    ('; did you mean person?', '')
+    """
+    by_plain = {each.casefold(): each for each in choices}
+    nearest = get_close_matches(name.casefold(), by_plain, 1)
+    return f"; did you mean {by_plain[nearest[0]]}?" if nearest else ""
+
+
+def unused_ids(class_names: Sequence[str]) -> dict[str, int]:
+    """The ids in the names of classes that no category has, such as 12 in "N/A 12"."""
+    found = [(name, re.fullmatch(r"N/A (\d+)", name)) for name in class_names]
+    return {name: int(match[1]) for name, match in found if match}

@@ -20,6 +20,10 @@ from frcnn.data.transforms import TestTransform, TrainTransform
 from frcnn.errors import DataError, TrainingError
 from frcnn.structures import Batch
 
+BEFORE_QUEUES = 100
+"""Exit priority of `close`. The queues of multiprocessing have 10, and what has more runs first: a worker whose queue
+is closed already does not notice that it is told to end, and PyTorch waits 5 s for it, twice."""
+
 
 class Attempt(NamedTuple):
     """A sample, or None, and the messages of images that could not be read on the way to it.
@@ -170,7 +174,7 @@ class BatchLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch | None]:
         batches = self._batches()
-        Finalize(batches, close, args=(ref(batches),), exitpriority=1)
+        Finalize(batches, close, args=(ref(batches),), exitpriority=BEFORE_QUEUES)
         return batches
 
     def _batches(self) -> Generator[Batch | None, None, None]:

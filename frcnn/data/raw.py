@@ -1,6 +1,7 @@
-"""Annotations as they are written: nothing clipped, left out or put right. What a check of the data looks at.
+"""Annotations of one source as they are written: nothing is clipped, filtered or repaired.
 
-The readers (`voc`, `coco`) parse the files; here their findings are lined up in columns, with every fault kept.
+The readers `voc.read_voc` and `coco.read_coco` parse the files once and give a `RawAnnotation`. Class names, datasets
+(`annotated`) and the checks of the data are all made from it.
 """
 
 import math
@@ -10,9 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from frcnn.data import coco, voc
 from frcnn.data.dataset import DetectionDataset
-from frcnn.errors import DataError
+from frcnn.limits import IMAGE_SIDE
 from frcnn.reading import shown
 
 UNKNOWN = -1
@@ -39,17 +39,26 @@ class RawObjects(NamedTuple):
     positions: np.ndarray
     """(m,) int64 place among the objects of its annotation file, from 0."""
     boxes: np.ndarray
-    """(m, 4) float64 xyxy, the edges the reader makes of them before it clips; NaN where it is no four numbers."""
+    """(m, 4) float64 xyxy, edges before they are clipped to the image; NaN where it is no four numbers."""
     sides: np.ndarray
-    """(m, 2) float64 width and height as written (VOC: xmax - xmin); the reader takes no box with one of 0 or less."""
+    """(m, 2) float64 width and height as written (VOC: xmax - xmin); a dataset has no box with a side of 0 or less."""
     written: np.ndarray
     """(m, 4) float64 the four numbers as written."""
     names: np.ndarray
     """(m,) int64 index into `RawAnnotation.names`; -1 where the category id is unknown."""
-    is_region: np.ndarray
-    """(m,) bool crowd or difficult."""
+    areas: np.ndarray
+    """(m,) float64 square pixels as annotated; NaN where the file holds none."""
+    is_crowd: np.ndarray
+    """(m,) bool, COCO's iscrowd."""
+    is_difficult: np.ndarray
+    """(m,) bool, VOC's difficult."""
     ids: list[Any]
-    """What the file calls each; empty where it gives them no names."""
+    """Id of each in the file, None where it is missing; empty where the format has no ids."""
+
+    @property
+    def is_region(self) -> np.ndarray:
+        """(m,) bool crowd or difficult."""
+        return self.is_crowd | self.is_difficult
 
 
 class Fault(NamedTuple):
@@ -60,6 +69,8 @@ class Fault(NamedTuple):
     row: int
     """Position of the image, -1 where there is none."""
     message: str
+    is_problem: bool = True
+    """Whether a dataset leaves something out because of it, and reports that."""
 
 
 class RawAnnotation(NamedTuple):
@@ -71,7 +82,7 @@ class RawAnnotation(NamedTuple):
     images: list[RawImage]
     objects: RawObjects
     names: list[str]
-    """Class names: those the file declares, else those found, sorted."""
+    """Class names: those the file declares, else those found, sorted; an object without a name has the name ""."""
     category_ids: list[int]
     """Of `names`; empty where the format has none."""
     is_declared: bool
@@ -81,93 +92,37 @@ class RawAnnotation(NamedTuple):
     """The folder (VOC) or file (COCO) it was read from; None for other formats."""
     part: str
     """VOC's split; empty for other formats."""
+    dataset: DetectionDataset | None = None
+    """Reads the pixels of images that are not files, by their position; None where they are files."""
 
+    @property
+    def place(self) -> str:
+        """The folder or file for messages, else the name."""
+        return self.name if self.origin is None else str(self.origin)
 
-def read_voc(root: Path, split: str, *, coordinates: str = "edges") -> RawAnnotation:
-    """A split of a VOC folder.
+    def object_name(self, number: int) -> str:
+        """What messages call an object: "annotation ID", or "object N" where the format has no ids."""
+        place = int(self.objects.positions[number])
+        if not self.objects.ids:
+            return f"object {place + 1}"
+        own = self.objects.ids[number]
+        return f"annotation number {place}" if own is None else f"annotation {shown(own)}"
 
-    Raises:
-        DataError: no such folder or list.
-    """
-    listed, paths = voc.read_image_list(root, split), voc.find_image_paths(root)
-    images: list[RawImage] = []
-    faults: list[Fault] = []
-    columns: list[tuple] = []
-    far_shift = 1 if coordinates == "minus_one" else 0
-    for image_id in dict.fromkeys(listed):
-        row, xml_path = len(images), root / "Annotations" / f"{image_id}.xml"
-        try:
-            annotation = voc.parse_annotation(xml_path)
-        except DataError as error:
-            faults.append(Fault("unreadable", row, str(error)))
-            annotation = voc.VocAnnotation("", math.nan, math.nan, [])
-        else:
-            if not (coco.is_size(annotation.height) and coco.is_size(annotation.width)):
-                faults.append(Fault("no size", row, f"{xml_path}: size of the image is missing, 0 or infinite"))
-        path = voc.image_path(root, image_id, annotation.file_name, found=paths)
-        images.append(RawImage(image_id, path, xml_path, _side(annotation.height), _side(annotation.width)))
-        columns += [(row, place, each) for place, each in enumerate(annotation.objects)]
-    for image_id in _repeated(listed):
-        row = next(row for row, image in enumerate(images) if image.image_id == image_id)
-        faults.append(Fault("listed twice", row, f"{root / 'ImageSets/Main' / split}.txt: {image_id} is there twice"))
-
-    names = sorted({each.name for _, _, each in columns})
-    number = {name: index for index, name in enumerate(names)}
-    written = np.array([each.box or (math.nan,) * 4 for _, _, each in columns], np.float64).reshape(-1, 4)
-    objects = RawObjects(
-        rows=np.array([row for row, _, _ in columns], np.int64),
-        positions=np.array([place for _, place, _ in columns], np.int64),
-        boxes=written - [1, 1, far_shift, far_shift],
-        sides=written[:, 2:] - written[:, :2],
-        written=written,
-        names=np.array([number[each.name] for _, _, each in columns], np.int64),
-        is_region=np.array([each.is_difficult for _, _, each in columns], bool),
-        ids=[],
-    )
-    return RawAnnotation(f"voc {root.name} {split}", "voc", images, objects, names, [], False, faults, root, split)
-
-
-def read_coco(images: Path, annotations: Path) -> RawAnnotation:
-    """A COCO instances file; `images` is the folder of the images.
-
-    Raises:
-        DataError: no such folder or file, broken JSON, a list that is not there, categories without id or name.
-    """
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder (images of {annotations})")
-    document = coco.read_document(annotations)
-    name_by_id = coco.read_categories(document, annotations)
-    faults: list[Fault] = []
-    raw_images, row_by_id = _coco_images(
-        coco.read_entries(document, "images", annotations), images, annotations, faults
-    )
-    entries = coco.read_entries(document, "annotations", annotations)
-    ids = {category_id: index for index, category_id in enumerate(name_by_id)}
-    written = coco.read_boxes(entries)
-    objects = RawObjects(
-        rows=np.array([coco.find(row_by_id, each.get("image_id"), UNKNOWN) for each in entries], np.int64),
-        positions=np.arange(len(entries)),
-        boxes=np.concatenate([written[:, :2], written[:, :2] + written[:, 2:]], axis=1),
-        sides=written[:, 2:],
-        written=written,
-        names=np.array([coco.find(ids, each.get("category_id"), UNKNOWN) for each in entries], np.int64),
-        is_region=np.array([bool(each.get("iscrowd")) for each in entries], bool),
-        ids=[_name(each, place) for place, each in enumerate(entries)],
-    )
-    faults += _coco_object_faults(entries, objects, annotations)
-    name = f"coco {annotations.name}"
-    names, category_ids = list(name_by_id.values()), list(name_by_id)
-    return RawAnnotation(name, "coco", raw_images, objects, names, category_ids, True, faults, annotations, "")
+    def written(self, number: int) -> str:
+        """The four numbers of a box as they stand in the file."""
+        words = {"voc": ("xmin", "ymin", "xmax", "ymax"), "coco": ("x", "y", "w", "h")}
+        keys = words.get(self.format, ("x1", "y1", "x2", "y2"))
+        values = self.objects.written[number].tolist()
+        return " ".join(f"{key} {value:g}" for key, value in zip(keys, values, strict=True))
 
 
 def from_dataset(dataset: DetectionDataset) -> RawAnnotation:
-    """Any other data set, by what its reader makes of it."""
+    """Annotations of a dataset without annotation files, which stays the reader of its pixels."""
     images, columns = [], []
     for row, record in enumerate(dataset.records):
         images.append(RawImage(record.image_id, record.path, None, record.height, record.width))
         columns.append((np.full(len(record.boxes), row), np.arange(len(record.boxes))))
     boxes = _joined([record.boxes for record in dataset.records], np.float64).reshape(-1, 4)
-    regions = [record.is_crowd | record.is_difficult for record in dataset.records]
     objects = RawObjects(
         rows=_joined([rows for rows, _ in columns], np.int64),
         positions=_joined([places for _, places in columns], np.int64),
@@ -175,77 +130,44 @@ def from_dataset(dataset: DetectionDataset) -> RawAnnotation:
         sides=boxes[:, 2:] - boxes[:, :2],
         written=boxes,
         names=_joined([record.labels for record in dataset.records], np.int64) - 1,
-        is_region=_joined(regions, bool),
+        areas=_joined([record.areas for record in dataset.records], np.float64),
+        is_crowd=_joined([record.is_crowd for record in dataset.records], bool),
+        is_difficult=_joined([record.is_difficult for record in dataset.records], bool),
         ids=[],
     )
-    return RawAnnotation(dataset.name, "records", images, objects, list(dataset.class_names), [], True, [], None, "")
+    return RawAnnotation(
+        name=dataset.name,
+        format="records",
+        images=images,
+        objects=objects,
+        names=list(dataset.class_names),
+        category_ids=list(dataset.category_ids),
+        is_declared=True,
+        faults=[],
+        origin=None,
+        part="",
+        dataset=dataset,
+    )
 
 
-def _coco_images(
-    entries: list[dict[str, Any]], folder: Path, path: Path, faults: list[Fault]
-) -> tuple[list[RawImage], dict[Any, int]]:
-    """The images with an id and a name, and the row of each id."""
-    images: list[RawImage] = []
-    row_by_id: dict[Any, int] = {}
-    row_by_name: dict[str, int] = {}
-    for entry in entries:
-        image_id, name = entry.get("id"), entry.get("file_name")
-        if not isinstance(image_id, int | str) or not isinstance(name, str):
-            faults.append(Fault("unreadable", UNKNOWN, f"{path}: an image needs an id and a file_name: {shown(entry)}"))
-            continue
-        if image_id in row_by_id:
-            message = f"{path}: image id {image_id} is there twice, again for {name}"
-            faults.append(Fault("listed twice", row_by_id[image_id], message))
-            continue
-        row = row_by_id[image_id] = len(images)
-        if name in row_by_name:
-            faults.append(Fault("file twice", row, f"{path}: image {image_id} has the file {name} of another image"))
-        row_by_name.setdefault(name, row)
-        height, width = _side(entry.get("height")), _side(entry.get("width"))
-        if not coco.is_image_name(name):
-            message = f"{path}: image {image_id}: its file_name {shown(name)} {coco.NOT_INSIDE}"
-            faults.append(Fault("unreadable", row, message))
-            images.append(RawImage(image_id, None, path, height, width))
-            continue
-        if math.isnan(height + width):
-            message = f"{path}: image {image_id} ({name}) needs a finite height and width above 0"
-            faults.append(Fault("no size", row, message))
-        images.append(RawImage(image_id, folder / name, path, height, width))
-    return images, row_by_id
+def is_size(value: Any) -> bool:
+    """Whether it can be the height or width of an image."""
+    return isinstance(value, int | float) and 1 <= value <= IMAGE_SIDE
 
 
-def _coco_object_faults(entries: list[dict[str, Any]], objects: RawObjects, path: Path) -> list[Fault]:
-    faults = []
-    for place in np.flatnonzero(objects.rows < 0).tolist():
-        image_id = entries[place].get("image_id")
-        message = f"{path}: annotation {_name(entries[place], place)}: there is no image {shown(image_id)}"
-        faults.append(Fault("unknown image", UNKNOWN, message))
-    for place in np.flatnonzero((objects.names < 0) & (objects.rows >= 0)).tolist():
-        category_id = entries[place].get("category_id")
-        message = f"{path}: annotation {_name(entries[place], place)}: there is no category {shown(category_id)}"
-        faults.append(Fault("unknown category", int(objects.rows[place]), message))
-    ids = [each["id"] for each in entries if isinstance(each.get("id"), int | str)]
-    for annotation_id in _repeated(ids):
-        faults.append(Fault("id twice", UNKNOWN, f"{path}: annotation id {annotation_id} is there twice"))
-    return faults
+def side(value: Any) -> float:
+    """The height or width of an image in whole pixels; NaN where it cannot be one."""
+    return int(value) if is_size(value) else math.nan
 
 
-def _name(entry: dict[str, Any], place: int) -> str:
-    return shown(entry["id"]) if "id" in entry else f"number {place}"
-
-
-def _repeated(values: Sequence) -> list:
-    """Those that are there more than once, in order."""
+def repeated(values: Sequence) -> list:
+    """Values that occur more than once, in order."""
     if len(set(values)) == len(values):
         return []
     counts: dict[Any, int] = {}
     for value in values:
         counts[value] = counts.get(value, 0) + 1
     return [value for value, count in counts.items() if count > 1]
-
-
-def _side(value: Any) -> float:
-    return int(value) if coco.is_size(value) else math.nan
 
 
 def _joined(columns: list[np.ndarray], dtype: type) -> np.ndarray:

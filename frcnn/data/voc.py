@@ -1,105 +1,83 @@
-"""Data sets in Pascal VOC layout."""
+"""The Pascal VOC format: a folder with one XML file for each image and lists of images."""
 
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from frcnn.data.dataset import DetectionDataset
-from frcnn.data.problems import ErrorPolicy
+from frcnn.data.raw import Fault, RawAnnotation, RawImage, RawObjects, is_size, repeated, side
 from frcnn.errors import DataError
 from frcnn.limits import IMAGE_SIDE, LIST_BYTES, XML_BYTES, XML_DEPTH
 from frcnn.reading import path_inside, read_bytes, read_text, shown
-from frcnn.records import ImageRecord
 
 
-class VocDataset(DetectionDataset):
-    """Images of one list in ImageSets/Main, in the list's order, those without objects too.
+def read_voc(root: Path, split: str, *, coordinates: Literal["edges", "minus_one"] = "edges") -> RawAnnotation:
+    """Parse the annotations of one list in ImageSets/Main, in the list's order, each image once.
 
-    Coordinates are 1-based and inclusive in the files; they become the continuous edges xmin-1, ymin-1, xmax, ymax
-    (or as `coordinates` says) and are clipped to the image. A box has no area where xmax <= xmin or ymax <= ymin as
-    written: by arithmetic it would be one pixel wide, but what stands there is a stray click, as twice in BCCD.
+    Args:
+        root: folder that holds Annotations, JPEGImages and ImageSets.
+        split: name of the list, without .txt.
+        coordinates: coordinates are 1-based and inclusive in the files. "edges" makes them the continuous edges
+            xmin - 1, ymin - 1, xmax, ymax; "minus_one" takes 1 from all four.
 
-    Reported to `problems`: an XML that is missing, broken, or without an image size leaves out the image; a class
-    that `class_names` does not hold, or a box that is missing or without area, leaves out the object.
+    Raises:
+        DataError: a missing folder or list. What is wrong with a single file is a `Fault`.
     """
-
-    def __init__(
-        self,
-        *,
-        root: Path,
-        split: str,
-        problems: ErrorPolicy,
-        class_names: Sequence[str] | None = None,
-        difficult: Literal["ignore", "keep", "drop"] = "ignore",
-        coordinates: Literal["edges", "minus_one"] = "edges",
-    ) -> None:
-        """
-        Args:
-            root: folder that holds Annotations, JPEGImages and ImageSets.
-            split: name of the list, without .txt.
-            class_names: label order; None takes the names found in the annotations, sorted.
-            difficult: difficult objects become ignore regions, stay ordinary objects, or are left out. The first two
-                keep their mark `is_difficult`, by which evaluation ignores them.
-            coordinates: "edges", or "minus_one" to take 1 from all four.
-
-        Raises:
-            DataError: a missing folder or list.
-        """
-        if class_names is None:
-            class_names = find_class_names(root, split)
-        label_by_name = {name: label for label, name in enumerate(class_names, start=1)}
-        image_paths = find_image_paths(root)
-        records = []
-        for image_id in _image_ids(root, split):
-            xml_path = root / "Annotations" / f"{image_id}.xml"
-            try:
-                annotation = read_annotation(xml_path)
-            except DataError as error:
-                problems.report(str(error))
-                continue
-            path = image_path(root, image_id, annotation.file_name, found=image_paths)
-            records.append(
-                _record(
-                    image_id,
-                    path,
-                    annotation,
-                    xml_path=xml_path,
-                    label_by_name=label_by_name,
-                    difficult=difficult,
-                    far_shift=1 if coordinates == "minus_one" else 0,
-                    problems=problems,
-                )
-            )
-        super().__init__(
-            name=f"voc {root.name} {split}",
-            class_names=class_names,
-            category_ids=range(1, len(class_names) + 1),
-            records=records,
-            problems=problems,
-        )
-
-
-def find_class_names(root: Path, split: str) -> tuple[str, ...]:
-    """Names of all objects of a split, sorted. Annotations that cannot be read are passed over here."""
-    names: set[str] = set()
-    for image_id in _image_ids(root, split):
+    listed, paths = read_image_list(root, split), find_image_paths(root)
+    images: list[RawImage] = []
+    faults: list[Fault] = []
+    columns: list[tuple] = []
+    far_shift = 1 if coordinates == "minus_one" else 0
+    for image_id in dict.fromkeys(listed):
+        row, xml_path = len(images), root / "Annotations" / f"{image_id}.xml"
         try:
-            annotation = parse_annotation(root / "Annotations" / f"{image_id}.xml")
-        except DataError:
-            continue
-        names.update(each.name for each in annotation.objects)
-    return tuple(sorted(names - {""}))
+            annotation = parse_annotation(xml_path)
+        except DataError as error:
+            faults.append(Fault("unreadable", row, str(error)))
+            annotation = VocAnnotation("", math.nan, math.nan, [])
+        else:
+            if not (is_size(annotation.height) and is_size(annotation.width)):
+                message = f"{xml_path}: size of the image is missing, 0 or infinite, or above {IMAGE_SIDE}"
+                faults.append(Fault("no size", row, message))
+        path = image_path(root, image_id, annotation.file_name, found=paths)
+        images.append(RawImage(image_id, path, xml_path, side(annotation.height), side(annotation.width)))
+        columns += [(row, place, each) for place, each in enumerate(annotation.objects)]
+    for image_id in repeated(listed):
+        row = next(row for row, image in enumerate(images) if image.image_id == image_id)
+        message = f"{root / 'ImageSets/Main' / split}.txt: {image_id} is there twice"
+        faults.append(Fault("listed twice", row, message, is_problem=False))
 
-
-def _image_ids(root: Path, split: str) -> list[str]:
-    """The names of a split, each once."""
-    return list(dict.fromkeys(read_image_list(root, split)))
+    names = sorted({each.name for _, _, each in columns})
+    number = {name: index for index, name in enumerate(names)}
+    written = np.array([each.box or (math.nan,) * 4 for _, _, each in columns], np.float64).reshape(-1, 4)
+    objects = RawObjects(
+        rows=np.array([row for row, _, _ in columns], np.int64),
+        positions=np.array([place for _, place, _ in columns], np.int64),
+        boxes=written - [1, 1, far_shift, far_shift],
+        sides=written[:, 2:] - written[:, :2],
+        written=written,
+        names=np.array([number[each.name] for _, _, each in columns], np.int64),
+        areas=np.full(len(columns), math.nan),
+        is_crowd=np.zeros(len(columns), bool),
+        is_difficult=np.array([each.is_difficult for _, _, each in columns], bool),
+        ids=[],
+    )
+    return RawAnnotation(
+        name=f"voc {root.name} {split}",
+        format="voc",
+        images=images,
+        objects=objects,
+        names=names,
+        category_ids=[],
+        is_declared=False,
+        faults=faults,
+        origin=root,
+        part=split,
+    )
 
 
 def read_image_list(root: Path, split: str) -> list[str]:
@@ -172,15 +150,6 @@ class VocAnnotation(NamedTuple):
     objects: list[VocObject]
 
 
-def read_annotation(path: Path) -> VocAnnotation:
-    """`parse_annotation` for an image whose size must be known."""
-    annotation = parse_annotation(path)
-    height, width = annotation.height, annotation.width
-    if not (1 <= height <= IMAGE_SIDE and 1 <= width <= IMAGE_SIDE):  # False for NaN too
-        raise DataError(f"{path}: size of the image is missing, 0 or infinite, or above {IMAGE_SIDE}")
-    return annotation._replace(height=int(height), width=int(width))
-
-
 def parse_annotation(path: Path) -> VocAnnotation:
     """Read an XML file, and judge nothing of what it says.
 
@@ -240,49 +209,3 @@ def _number(element: ElementTree.Element, path: str) -> float:
         return float(element.findtext(path) or "")
     except ValueError:
         return math.nan
-
-
-def _record(
-    image_id: str,
-    path: Path,
-    annotation: VocAnnotation,
-    *,
-    xml_path: Path,
-    label_by_name: dict[str, int],
-    difficult: str,
-    far_shift: int,
-    problems: ErrorPolicy,
-) -> ImageRecord:
-    """The boxes are xmin - 1, ymin - 1, xmax - far_shift, ymax - far_shift."""
-    boxes, labels, is_difficult = [], [], []
-    for number, each in enumerate(annotation.objects, start=1):
-        subject = f"{xml_path}: object {number} ({each.name})"
-        if each.name not in label_by_name:
-            problems.report(f"{subject}: unknown class; the classes are {', '.join(label_by_name)}")
-        elif each.box is None:
-            problems.report(f"{subject}: bndbox is missing or holds no four numbers")
-        else:
-            xmin, ymin, xmax, ymax = each.box
-            left, top = max(xmin - 1, 0.0), max(ymin - 1, 0.0)
-            right, bottom = min(xmax - far_shift, annotation.width), min(ymax - far_shift, annotation.height)
-            if xmax <= xmin or ymax <= ymin or right <= left or bottom <= top:
-                written = f"xmin {xmin:g} ymin {ymin:g} xmax {xmax:g} ymax {ymax:g}"
-                problems.report(f"{subject}: box without area in the image: {written}")
-            elif not (each.is_difficult and difficult == "drop"):
-                boxes.append((left, top, right, bottom))
-                labels.append(label_by_name[each.name])
-                is_difficult.append(each.is_difficult)
-    box_array = np.array(boxes, np.float32).reshape(-1, 4)
-    difficult_array = np.array(is_difficult, bool)
-    return ImageRecord(
-        image_id=image_id,
-        path=path,
-        height=int(annotation.height),
-        width=int(annotation.width),
-        boxes=box_array,
-        labels=np.array(labels, np.int64),
-        areas=np.prod(box_array[:, 2:] - box_array[:, :2], axis=1, dtype=np.float64),
-        is_crowd=np.zeros(len(boxes), bool),
-        is_difficult=difficult_array,
-        is_ignored=difficult_array & (difficult == "ignore"),
-    )

@@ -1,7 +1,7 @@
 """Detections in COCO's results format: a JSON list of image_id, category_id, bbox (x, y, width, height) and score."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,18 @@ def write_results(
         raise DataError(f"{path}: cannot write the detections: {error.strerror or error}") from error
 
 
-def read_results(path: Path, records: Sequence[ImageRecord], *, category_ids: Sequence[int]) -> list[ImageDetections]:
+def read_results(
+    path: Path,
+    records: Sequence[ImageRecord],
+    *,
+    category_ids: Sequence[int],
+    filtered_category_ids: Collection[int] = (),
+) -> list[ImageDetections]:
     """Read detections of the images of `records`, by whatever program they were written.
+
+    Args:
+        category_ids: category_ids[k - 1] becomes label k.
+        filtered_category_ids: detections of these are left out.
 
     Returns:
         one entry for each record, in their order, each best first; empty where the file has nothing for an image.
@@ -60,7 +70,8 @@ def read_results(path: Path, records: Sequence[ImageRecord], *, category_ids: Se
             the data set does not have, a box that is not four finite numbers or has a negative side.
     """
     position_by_id = _position_by_id(records)
-    label_by_category = {category_id: label for label, category_id in enumerate(category_ids, start=1)}
+    label_by_category = dict.fromkeys(filtered_category_ids, 0)
+    label_by_category |= {category_id: label for label, category_id in enumerate(category_ids, start=1)}
     rows: list[list[tuple[list[float], float, int]]] = [[] for _ in records]
     for number, entry in enumerate(_read_list(path)):
         where = f"{path}: entry {number}"
@@ -79,7 +90,9 @@ def read_results(path: Path, records: Sequence[ImageRecord], *, category_ids: Se
             raise DataError(
                 f"{where}: the data set has no category {shown(entry['category_id'])}; it has {list(category_ids)}"
             )
-        rows[position].append((_read_box(entry["bbox"], where), _read_number(entry["score"], "score", where), label))
+        if label > 0:
+            row = _read_box(entry["bbox"], where), _read_number(entry["score"], "score", where), label
+            rows[position].append(row)
     return [_to_detections(image_rows) for image_rows in rows]
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from frcnn.config.schema import Config, TrainConfig
-from frcnn.data.build import build_dataset, build_factors
+from frcnn.data.build import build_datasets, build_factors
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.sampler import epoch_size, steps_per_epoch
 from frcnn.errors import ConfigError
@@ -67,8 +67,6 @@ class Experiment:
 def build_experiment(config: Config, world: World, *, pretrained: bool = True) -> Experiment:
     """Read the data sets, build the model and its optimiser.
 
-    The validation set is read with the class names of the training set, so that labels mean the same.
-
     Args:
         pretrained: False where the weights come from a checkpoint.
 
@@ -78,8 +76,7 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
     check_settings(config.train, world)
     set_deterministic(config, world.device)
     set_tf32(config.train.tf32)
-    train_set = build_dataset(config.data, "train")
-    val_set = build_dataset(config.data.model_copy(update={"classes": list(train_set.class_names)}), "val")
+    train_set, val_set = build_datasets(config.data)
     draws = epoch_size(len(train_set), build_factors(config.data, train_set))
     per_epoch = steps_per_epoch(draws, config.train.batch_size)
     if per_epoch == 0:
@@ -153,6 +150,7 @@ def describe(experiment: Experiment) -> str:
         [
             f"train  {train_set.name}: {len(train_set)} images, {len(train_set.class_names)} classes ({names})",
             f"val    {val_set.name}: {len(val_set)} images",
+            *[f"data   {note}" for note in dict.fromkeys([*train_set.notes, *val_set.notes])],
             f"length {experiment.length} steps of {config.train.batch_size} images, "
             f"{experiment.steps_per_epoch} steps an epoch, {experiment.world.size} process(es)"
             + (

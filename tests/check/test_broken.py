@@ -200,6 +200,31 @@ def test_what_only_coco_files_can_have_wrong(tmp_path):
     )
 
 
+def test_listed_classes_are_a_filter(tmp_path):
+    coco, voc = CocoFiles(tmp_path / "coco"), clean_voc(tmp_path / "voc")
+    for data in (coco, voc):
+        result = check(data.settings(classes=["cat"]))
+        cases = found(result)
+        assert set(cases) == {("class-filtered", "train"), ("class-filtered", "val")}, cases
+        assert cases["class-filtered", "train"] == ["dog: 12 object(s)"]
+        assert result.counts["train"].objects.tolist() == [12]
+
+
+def test_images_with_filtered_classes_only_have_no_objects(tmp_path):
+    voc = clean_voc(tmp_path / "voc")
+    voc.add("dogs", OBJECTS[1:])
+    voc.write_lists()
+    assert found(check(voc.settings(classes=["cat"])))["image-without-objects", "train"] == ["dogs.png"]
+
+
+def test_a_listed_class_that_is_not_there_is_found_with_the_nearest_name(tmp_path):
+    coco, voc = CocoFiles(tmp_path / "coco"), clean_voc(tmp_path / "voc")
+    missing = found(check(coco.settings(classes=["cat", "dgo"])))["class-missing", "train"]
+    assert missing == ["dgo is no category of coco train.json; did you mean dog?"]
+    unused = found(check(voc.settings(classes=["cat", "dgo"])))["class-unused", "train"]
+    assert unused == ["dgo: 0 in train, 0 in val; did you mean dog?"]
+
+
 def guess(tmp_path, boxes):
     voc = VocFolder(tmp_path / "voc")
     for number, box in enumerate(boxes):

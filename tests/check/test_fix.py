@@ -163,3 +163,9 @@ def test_only_a_new_folder_is_written_into(tmp_path):
     for out in (voc.root, voc.root / "ImageSets/Main/train.txt"):
         with pytest.raises(UserError, match="new or empty folder only"):
             fix(voc.settings(), out)
+
+
+def test_objects_of_filtered_classes_stay(tmp_path):
+    voc = clean_voc(tmp_path / "voc")
+    lines = fix(voc.settings(classes=["cat"]), tmp_path / "out")
+    assert lines[0].startswith("0 changes") and len(objects_of(tmp_path / "out", "train_0")) == 2

@@ -8,7 +8,7 @@ import torch
 from frcnn.check.build import preflight_lines
 from frcnn.cli.train import main as train
 from frcnn.config import parse_config
-from frcnn.data.build import build_dataset
+from frcnn.data.build import build_datasets
 from tests.check.data_sets import clean_voc, shapes_settings, write_config
 
 STRIDES = (8, 16, 32)
@@ -16,9 +16,7 @@ STRIDES = (8, 16, 32)
 
 def lines_for(settings):
     config = parse_config(settings, source="test")
-    train_set = build_dataset(config.data, "train")
-    val = config.data.model_copy(update={"classes": list(train_set.class_names)})
-    return preflight_lines(config, train_set, build_dataset(val, "val"), STRIDES)
+    return preflight_lines(config, *build_datasets(config.data), STRIDES)
 
 
 def test_a_whole_set_is_one_line(tmp_path):

@@ -112,6 +112,26 @@ def test_perfect_detections_by_a_config_alone(tmp_path, capsys):
     assert report["coco"]["AP"] == pytest.approx(1) and report["voc"]["mAP_11point"] == pytest.approx(1)
 
 
+def test_listed_classes_filter_what_is_evaluated(tmp_path, capsys):
+    """Detections of the other categories are left out, as pycocotools does with catIds; unknown ones are an error."""
+    config = parse_config(raw_config(), source="test")
+    dataset = build_dataset(config.data, "val")
+    found = [ImageDetections(record.boxes, 1 - 0 * record.boxes[:, 0], record.labels) for record in dataset.records]
+    path = tmp_path / "found.json"
+    write_results(path, dataset.records, found, category_ids=dataset.category_ids)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    name = dataset.class_names[int(dataset.records[0].labels[-1]) - 1]
+    arguments = [str(tmp_path / "config.yaml"), f"data.classes=[{name}]", "--detections", str(path)]
+    assert main(arguments) == 0
+    report = read(tmp_path / "found_eval" / "eval.json")
+    assert list(report["per_class"]) == [name] and report["coco"]["AP"] == pytest.approx(1)
+    assert "that data.classes does not list are left out" in capsys.readouterr().out
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps([*entries, entries[0] | {"category_id": 77}]))
+    assert main(arguments) == 2
+    assert "no category 77" in capsys.readouterr().err
+
+
 def test_overrides_and_out(run_folder, tmp_path):
     last = save_small_checkpoint(run_folder / "checkpoints" / "last.pt")
     assert main([str(last), "data.val.num_images=2", "--out", str(tmp_path / "out"), "eval.batch_size=2"]) == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from frcnn.config.schema import DataConfig
-from frcnn.data import DetectionDataset, ErrorPolicy, build_dataset
+from frcnn.data import DetectionDataset, ErrorPolicy, build_dataset, build_datasets
 from frcnn.data.concat import ConcatDataset
 from frcnn.data.dataset import check_class_names
 from frcnn.data.shapes import CLASS_NAMES, ShapesDataset
@@ -99,8 +99,123 @@ def test_shapes_have_their_own_classes():
     source = {"format": "shapes", "num_images": 2, "height": 64, "width": 64}
     data = DataConfig(train=source, val=source)
     assert build_dataset(data, "train").class_names == CLASS_NAMES
-    with pytest.raises(DataError, match="classes of `shapes` are circle"):
-        build_dataset(data.model_copy(update={"classes": ["cat"]}), "train")
+    with pytest.raises(DataError, match="shapes seed 0: no category is named cirlce; did you mean circle.*star, cross"):
+        build_dataset(data.model_copy(update={"classes": ["cirlce"]}), "train")
+
+
+def test_listed_classes_filter_a_coco_file(coco_files):
+    categories = [{"id": 3, "name": "cat"}, {"id": 5, "name": "person"}, {"id": 9, "name": "dog"}]
+    labels = [3, 5, 9, 9, 5, 9]
+    annotations = [{"id": n, "image_id": 7, "category_id": k, "bbox": [n, 2, 9, 9]} for n, k in enumerate(labels)]
+    files = coco_files(categories=categories, annotations=annotations)
+    data = DataConfig(train=coco(files), val=coco(files), classes=["person"])
+    for dataset in build_datasets(data):
+        assert dataset.class_names == ("person",) and dataset.category_ids == (5,)
+        assert dataset.records[0].labels.tolist() == [1, 1]
+        assert dataset.records[0].boxes[:, 0].tolist() == [1, 4]
+        assert dataset.problems.count == 0
+        assert dataset.notes == (
+            "coco instances.json: 4 annotation(s) of 2 class(es) that data.classes does not list are left out "
+            "(dog 3, cat 1)",
+        )
+    with pytest.raises(DataError, match=r"instances\.json: no category is named Persn; did you mean person\?"):
+        build_dataset(data.model_copy(update={"classes": ["Persn"]}), "val")
+    assert build_dataset(data.model_copy(update={"classes": ["dog", "cat", "person"]}), "val").notes == ()
+
+
+def test_listed_classes_filter_a_voc_set(voc_root):
+    root = voc_root({"a": (40, 60, [thing("dog"), thing("person", difficult=True), thing("cat")])})
+    data = DataConfig(train=voc(root), val=voc(root), classes=["person", "dog"])
+    dataset = build_dataset(data, "train")
+    assert dataset.records[0].labels.tolist() == [2, 1] and dataset.problems.count == 0
+    assert dataset.notes == (
+        "voc voc trainval: 1 annotation(s) of 1 class(es) that data.classes does not list are left out (cat 1)",
+    )
+    dataset = build_dataset(data.model_copy(update={"classes": ["Person", "dog"]}), "train")
+    assert dataset.notes[1] == "warning: voc voc trainval: no object is of the class Person; did you mean person?"
+
+
+def test_an_object_without_a_class_is_a_problem_though_classes_are_listed(voc_root):
+    root = voc_root({"a": (40, 60, [thing("dog"), thing("")])})
+    with pytest.raises(DataError, match="1 annotation\\(s\\) of the class ''"):
+        build_dataset(DataConfig(train=voc(root), val=voc(root), classes=["dog"]), "train")
+
+
+def test_listed_classes_filter_the_shapes():
+    source = {"format": "shapes", "num_images": 9, "height": 64, "width": 64}
+    whole, data = DataConfig(train=source, val=source), DataConfig(train=source, val=source, classes=["star", "circle"])
+    every, some = build_dataset(whole, "train"), build_dataset(data, "train")
+    assert some.category_ids == (4, 1)
+    for index, (one, other) in enumerate(zip(every.records, some.records, strict=True)):
+        assert [CLASS_NAMES.index(("star", "circle")[label - 1]) + 1 for label in other.labels] == [
+            label for label in one.labels if label in (1, 4)
+        ]
+        assert every.read_image(index).equal(some.read_image(index))
+    assert "of 3 class(es) that data.classes does not list" in some.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("empty", "region", "kept"),
+    [
+        ("keep", "ignore", ["objects", "crowd", "other", "none"]),
+        ("drop", "ignore", ["objects", "crowd"]),
+        ("drop", "drop", ["objects", "crowd"]),
+        ("drop_crowd_only", "ignore", ["objects"]),
+        ("drop_crowd_only", "drop", ["objects"]),
+    ],
+)
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_images_without_objects_of_the_training_set(form, empty, region, kept, coco_files, voc_root):
+    """The crowd is a difficult object in VOC; the object of `other` is of a class that is not listed."""
+    if form == "voc":
+        images = {"objects": [thing("dog")], "crowd": [thing("dog", difficult=True)], "other": [thing("cat")]}
+        root = voc_root({name: (40, 60, each) for name, each in (images | {"none": []}).items()})
+        train, val = voc(root, difficult=region), voc(root)
+    else:
+        images = [
+            {"id": name, "file_name": f"{name}.jpg", "height": 40, "width": 60}
+            for name in ("objects", "crowd", "other", "none")
+        ]
+        annotations = [
+            {
+                "image_id": name,
+                "category_id": 2 if name == "other" else 1,
+                "bbox": [1, 2, 9, 9],
+                "iscrowd": name == "crowd",
+            }
+            for name in ("objects", "crowd", "other")
+        ]
+        categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+        files = coco_files(categories=categories, annotations=annotations, images=images)
+        train, val = coco(files) | {"crowd": region}, coco(files)
+    train_set, val_set = build_datasets(DataConfig(train=train, val=val, classes=["dog"], empty=empty))
+    assert [record.image_id for record in train_set.records] == kept
+    assert [record.image_id for record in val_set.records] == ["objects", "crowd", "other", "none"]
+    note = f"{train_set.name}: {4 - len(kept)} of 4 image(s) without objects are left out (data.empty: {empty})"
+    assert [each for each in train_set.notes if "data.empty" in each] == ([] if empty == "keep" else [note])
+    assert not any("data.empty" in each for each in val_set.notes)
+    assert train_set.read_image(len(kept) - 1).shape == (3, 40, 60)
+
+
+def test_ordinary_difficult_objects_are_objects(voc_root):
+    root = voc_root({"a": (40, 60, [thing("dog", difficult=True)]), "b": (40, 60, [])})
+    data = DataConfig(train=voc(root, difficult="keep"), val=voc(root), empty="drop_crowd_only")
+    assert [record.image_id for record in build_dataset(data, "train").records] == ["a"]
+
+
+def test_shapes_without_objects_are_dropped_and_the_others_stay_in_step():
+    source = {"format": "shapes", "num_images": 60, "height": 64, "width": 64}
+    every = build_dataset(DataConfig(train=source, val=source), "train")
+    some = build_dataset(DataConfig(train=source, val=source, empty="drop"), "train")
+    rows = [row for row, record in enumerate(every.records) if len(record.boxes)]
+    assert 0 < len(rows) < 60 and [record.image_id for record in some.records] == [row + 1 for row in rows]
+    assert all(some.read_image(index).equal(every.read_image(row)) for index, row in enumerate(rows))
+
+
+def test_a_training_set_of_empty_images_only_is_an_error_when_they_are_dropped(voc_root):
+    root = voc_root({"a": (40, 60, [thing("cat")])})
+    with pytest.raises(DataError, match=r"voc: data\.empty=drop leaves out all 1 image\(s\): none has objects of dog"):
+        build_dataset(DataConfig(train=voc(root), val=voc(root), classes=["dog"], empty="drop"), "train")
 
 
 def test_parts_of_different_classes_cannot_be_joined():

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from frcnn.data.coco import CocoDataset
 from frcnn.data.problems import ErrorPolicy
-from frcnn.data.voc import VocDataset
 from frcnn.errors import DataError
+from tests.data.sources import coco_dataset, voc_dataset
 from tests.fuzz.mutations import VALUES, mutate_tree
 from tests.fuzz.readers import COCO, XML
 
@@ -64,7 +63,7 @@ def folder(tmp_path_factory):
 @given(drawn=annotated(ids=IDS.map(str), step=1))
 def test_voc(folder, drawn):
     names, images = drawn
-    # The far edge of a pixel is its 1-based number; a box of one pixel cannot be written (see VocDataset).
+    # The far edge of a pixel is its 1-based number; a box of one pixel cannot be written (see AnnotatedDataset).
     assume(all(box[2] - box[0] > 1 and box[3] - box[1] > 1 for *_, objects in images for _, box, _ in objects))
     for image_id, height, width, objects in images:
         body = "".join(
@@ -75,7 +74,7 @@ def test_voc(folder, drawn):
         size = f"<size><height>{height}</height><width>{width}</width></size>"
         (folder / f"Annotations/{image_id}.xml").write_text(f"<annotation>{size}{body}</annotation>", encoding="utf-8")
     (folder / "ImageSets/Main/all.txt").write_text("\n".join(image_id for image_id, *_ in images))
-    check(VocDataset(root=folder, split="all", problems=ErrorPolicy(), class_names=names), names, images)
+    check(voc_dataset(folder, split="all", class_names=names), names, images)
 
 
 @given(drawn=annotated(ids=IDS, step=4), gaps=st.lists(st.integers(1, 9), min_size=4, max_size=4))
@@ -102,7 +101,7 @@ def test_coco(folder, drawn, gaps):
     random.Random(0).shuffle(document["categories"])
     path = folder / "instances.json"
     path.write_text(json.dumps(document))
-    dataset = CocoDataset(images=folder, annotations=path, problems=ErrorPolicy())
+    dataset = coco_dataset(folder, path)
     check(dataset, names, images)
     assert dataset.category_ids == tuple(category_ids)
 
@@ -133,7 +132,7 @@ def test_an_invalid_coco_file_is_refused_or_its_faults_are_counted(folder, seed)
     path.write_text(json.dumps(document))
     images = document.get("images") if isinstance(document, dict) else None
     check_policies(
-        lambda problems: CocoDataset(images=folder, annotations=path, problems=problems),
+        lambda problems: coco_dataset(folder, path, problems=problems),
         len(images) if isinstance(images, list) else 0,
     )
 
@@ -151,5 +150,5 @@ def test_an_invalid_voc_file_is_refused_or_its_faults_are_counted(folder, change
     (folder / "Annotations/broken.xml").write_bytes(text.encode("utf-8", "surrogatepass"))
     (folder / "ImageSets/Main/broken.txt").write_text("whole\nbroken")
     check_policies(
-        lambda problems: VocDataset(root=folder, split="broken", problems=problems, class_names=["cat", "dog"]), 2
+        lambda problems: voc_dataset(folder, split="broken", problems=problems, class_names=["cat", "dog"]), 2
     )

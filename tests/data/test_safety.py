@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frcnn.data.coco import CocoDataset
 from frcnn.data.images import read_image
-from frcnn.data.problems import ErrorPolicy
-from frcnn.data.voc import VocDataset, find_class_names, parse_annotation
+from frcnn.data.voc import parse_annotation
 from frcnn.errors import DataError
+from tests.data.sources import coco_dataset, voc_dataset
 from tests.fuzz.mutations import BILLION
 
 CATS = [{"id": 1, "name": "cat"}]
@@ -112,22 +111,18 @@ def test_an_unknown_encoding(tmp_path, encoding):
 def test_a_list_of_images_stays_in_its_folder(voc_root, name):
     root = voc_root({"a": (40, 60, [CAT])})
     (root / "ImageSets/Main/trainval.txt").write_text(f"a\n{name} 1\n")
-    for read in (
-        lambda: find_class_names(root, "trainval"),
-        lambda: VocDataset(root=root, split="trainval", problems=ErrorPolicy("skip")),
-    ):
-        with pytest.raises(DataError, match=rf"trainval\.txt: '{name}' is no name of an image: it leads out"):
-            read()
+    with pytest.raises(DataError, match=rf"trainval\.txt: '{name}' is no name of an image: it leads out"):
+        voc_dataset(root, on_error="skip")
 
 
 def test_a_split_is_a_name_in_its_folder(voc_root):
     root = voc_root({"a": (40, 60, [CAT])})
     (root / "ImageSets/list.txt").write_text("a")
     with pytest.raises(DataError, match=r"the split '\.\./list' leads out of this folder"):
-        VocDataset(root=root, split="../list", problems=ErrorPolicy())
+        voc_dataset(root, split="../list")
     (root / "ImageSets/Main/fold").mkdir()
     (root / "ImageSets/Main/fold/1.txt").write_text("a")
-    assert len(VocDataset(root=root, split="fold/1", problems=ErrorPolicy())) == 1
+    assert len(voc_dataset(root, split="fold/1")) == 1
 
 
 def test_a_filename_outside_counts_as_none(voc_root):
@@ -137,7 +132,7 @@ def test_a_filename_outside_counts_as_none(voc_root):
     whole = path.read_text()
     for name in ("../secret.jpg", str(root / "secret.jpg")):
         path.write_text(whole.replace("<size>", f"<filename>{name}</filename><size>"))
-        (record,) = VocDataset(root=root, split="trainval", problems=ErrorPolicy()).records
+        (record,) = voc_dataset(root).records
         assert record.path == root / "JPEGImages/a.jpg"
 
 
@@ -149,8 +144,8 @@ def test_a_coco_file_name_stays_in_the_folder_of_images(coco_files, name):
     document["annotations"] = [{"id": 1, "image_id": 8, "category_id": 1, "bbox": [1, 1, 5, 5]}]
     path.write_text(json.dumps(document))
     with pytest.raises(DataError, match=rf"instances\.json: image 8: its file_name '{name}' leads out of the folder"):
-        CocoDataset(images=images, annotations=path, problems=ErrorPolicy())
-    dataset = CocoDataset(images=images, annotations=path, problems=ErrorPolicy("skip"))
+        coco_dataset(images, path)
+    dataset = coco_dataset(images, path, on_error="skip")
     assert (len(dataset), dataset.problems.count) == (1, 1)
 
 
@@ -165,7 +160,7 @@ def test_huge_numbers_in_a_coco_file(coco_files, key, number):
     document["annotations"].append(annotation)
     (other if key == "height" else annotation)[key] = [1, 1, "HERE", 5] if key == "bbox" else "HERE"
     path.write_text(json.dumps(document).replace('"HERE"', number))
-    dataset = CocoDataset(images=images, annotations=path, problems=ErrorPolicy("skip"))
+    dataset = coco_dataset(images, path, on_error="skip")
     for record in dataset.records:
         assert np.isfinite(record.boxes).all() and np.isfinite(record.areas).all()
     usable = key in ("area", "id") or (key == "bbox" and number[:1] == "1" and number != "1e999" and len(number) < 9)
@@ -175,13 +170,13 @@ def test_huge_numbers_in_a_coco_file(coco_files, key, number):
 def test_a_category_id_beyond_64_bits(coco_files):
     files = coco_files(categories=[{"id": 10**30, "name": "cat"}], annotations=[])
     with pytest.raises(DataError, match="the category id 10+ of 'cat' has more than 64 bits"):
-        CocoDataset(images=files[0], annotations=files[1], problems=ErrorPolicy())
+        coco_dataset(*files)
 
 
 def test_messages_about_huge_entries_are_short(coco_files):
     images, path = coco_files(categories=CATS, annotations=[{"id": "x" * 10**6, "image_id": list(range(10**5))}])
     with pytest.raises(DataError) as caught:
-        CocoDataset(images=images, annotations=path, problems=ErrorPolicy())
+        coco_dataset(images, path)
     assert len(str(caught.value)) < 1000
 
 

@@ -3,16 +3,12 @@
 import numpy as np
 import pytest
 
-from frcnn.data.problems import ErrorPolicy
-from frcnn.data.voc import VocDataset, find_class_names
+from frcnn.data.voc import read_voc
 from frcnn.errors import DataError
+from tests.data.sources import voc_dataset as load
 
 CAT = ("cat", (1, 1, 20, 30), False)
 HARD_DOG = ("dog", (5, 6, 10, 12), True)
-
-
-def load(root, *, split="trainval", on_error="raise", **options):
-    return VocDataset(root=root, split=split, problems=ErrorPolicy(on_error), **options)
 
 
 def test_inclusive_coordinates_become_continuous_edges(voc_root):
@@ -57,7 +53,7 @@ def test_ids_sizes_and_pixels(voc_root):
 )
 def test_difficult_objects(voc_root, difficult, labels, is_difficult, is_ignored):
     root = voc_root({"a": (40, 60, [CAT, HARD_DOG])})
-    record = load(root, difficult=difficult).records[0]
+    record = load(root, regions=difficult).records[0]
     assert record.labels.tolist() == labels
     assert record.is_difficult.tolist() == is_difficult
     assert record.is_ignored.tolist() == is_ignored
@@ -66,7 +62,7 @@ def test_difficult_objects(voc_root, difficult, labels, is_difficult, is_ignored
 
 def test_classes_are_found_sorted_or_taken_in_the_given_order(voc_root):
     root = voc_root({"a": (40, 60, [HARD_DOG, CAT])})
-    assert find_class_names(root, "trainval") == ("cat", "dog")
+    assert read_voc(root, "trainval").names == ["cat", "dog"]
     assert load(root).records[0].labels.tolist() == [2, 1]
     assert load(root, class_names=["dog", "cat"]).records[0].labels.tolist() == [1, 2]
 
@@ -94,13 +90,13 @@ def test_two_equal_bad_boxes_are_two_problems(voc_root):
 
 def test_a_box_that_is_no_box(voc_root):
     root = voc_root({"a": (40, 60, [CAT, ("cat", ("x", 1, 2, 3), False)])})
-    with pytest.raises(DataError, match=r"a\.xml: object 2 \(cat\): bndbox is missing"):
+    with pytest.raises(DataError, match=r"a\.xml: object 2 \(cat\): box is missing or not four numbers"):
         load(root)
 
 
 def test_an_unknown_class_is_reported(voc_root):
     root = voc_root({"a": (40, 60, [CAT, HARD_DOG])})
-    with pytest.raises(DataError, match=r"a\.xml: object 2 \(dog\): unknown class; the classes are cat"):
+    with pytest.raises(DataError, match=r"voc: 1 annotation\(s\) of the class 'dog'; the classes are cat"):
         load(root, class_names=["cat"])
     dataset = load(root, class_names=["cat"], on_error="skip")
     assert dataset.problems.count == 1 and dataset.records[0].labels.tolist() == [1]

@@ -9,13 +9,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from frcnn.data import ErrorPolicy
-from frcnn.data.coco import CocoDataset
 from frcnn.errors import ConfigError
 from frcnn.evaluation import coco_packages, table
 from frcnn.evaluation.coco import METRICS, evaluate_coco
 from frcnn.evaluation.results import read_results, write_results
 from frcnn.records import ImageDetections, ImageRecord
+from tests.data.sources import coco_dataset
 from tests.evaluation.examples import make_detections, make_record, random_case
 
 
@@ -112,7 +111,7 @@ def test_equals_pycocotools_on_raw_files(seed, tmp_path):
     (tmp_path / "found.json").write_text(json.dumps(results))
     expected = by_hand(tmp_path / "truth.json", tmp_path / "found.json")
 
-    dataset = CocoDataset(images=tmp_path, annotations=tmp_path / "truth.json", problems=ErrorPolicy())
+    dataset = coco_dataset(tmp_path, tmp_path / "truth.json")
     assert dataset.category_ids == (3, 7, 44, 90)
     detections = read_results(tmp_path / "found.json", dataset.records, category_ids=dataset.category_ids)
     report = evaluate_coco(dataset.records, detections, class_names=dataset.class_names)

@@ -16,15 +16,16 @@ from PIL import Image
 import frcnn
 from frcnn.checkpoint import save_checkpoint
 from frcnn.config import dump_config, load_config
-from frcnn.data.coco import CocoDataset, read_class_names
+from frcnn.data.annotated import AnnotatedDataset
+from frcnn.data.coco import read_coco
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
-from frcnn.data.voc import VocDataset, find_class_names
 from frcnn.errors import UserError
 from frcnn.evaluation.results import read_results, write_results
 from frcnn.evaluation.voc_files import read_voc_results, write_voc_results
 from frcnn.model.build import build_detector
 from frcnn.weight_file import find_state_dict, read_weight_file
+from tests.data.sources import coco_dataset, voc_dataset
 from tests.evaluation.examples import random_case
 from tests.fuzz import mutations
 from tests.train.experiments import tiny_config, tiny_settings
@@ -81,17 +82,15 @@ def _data_readers(folder: Path) -> dict[str, Reader]:
 
     def voc(split: str) -> Callable[[Path], object]:
         def read(_: Path) -> None:
-            find_class_names(root, split)
-            _both(lambda problems: VocDataset(root=root, split=split, problems=problems, class_names=["cat", "dog"]))
-            VocDataset(root=root, split=split, problems=ErrorPolicy())
+            _both(lambda problems: voc_dataset(root, split=split, problems=problems, class_names=["cat", "dog"]))
+            voc_dataset(root, split=split)
 
         return read
 
     def coco(path: Path) -> None:
-        read_class_names(path)
-        _both(lambda problems: CocoDataset(images=root, annotations=path, problems=problems))
-        options = {"images": root, "annotations": path, "class_names": ["dog"]}
-        _both(lambda problems: CocoDataset(**options, problems=problems, crowd="drop"))
+        read_coco(root, path)
+        _both(lambda problems: coco_dataset(root, path, problems=problems))
+        _both(lambda problems: coco_dataset(root, path, problems=problems, class_names=["dog"], regions="drop"))
 
     lists = [b"a\n", b"a  1\nc -1\n\na 0\n"]
     return {
@@ -112,7 +111,7 @@ def _both(make: Callable[[ErrorPolicy], object]) -> None:
 
 
 def _check_dataset(dataset: object) -> None:
-    assert isinstance(dataset, VocDataset | CocoDataset)
+    assert isinstance(dataset, AnnotatedDataset)
     for record in dataset.records:
         assert np.isfinite(record.boxes).all() and np.isfinite(record.areas).all()
         assert (record.boxes >= 0).all() and (record.boxes[:, 2:] <= [record.width, record.height]).all()

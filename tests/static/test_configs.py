@@ -86,3 +86,14 @@ def _options(node, definitions):
     if "anyOf" in node:
         return [option for choice in node["anyOf"] for option in _options(choice, definitions)]
     return [node]
+
+
+@pytest.mark.parametrize(
+    ("peer", "empty"), [("torchvision", "drop"), ("mmdetection", "drop"), ("detectron2", "drop_crowd_only")]
+)
+def test_peers_leave_out_images_without_objects(peer, empty):
+    """Each config of a peer, by itself or by its base."""
+    paths = sorted((CONFIGS / "base").glob(f"{peer}_*.yaml"))
+    assert paths
+    for path in paths:
+        assert load(path).data.empty == empty, path

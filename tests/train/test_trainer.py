@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from frcnn.checkpoint import load_checkpoint
+from frcnn.config import parse_config
 from frcnn.errors import CheckpointError, ConfigError, TrainingError
 from frcnn.structures import Batch, GroundTruth, Losses
+from frcnn.train.build import build_experiment, describe
 from frcnn.train.dry_run import dry_run
 from frcnn.train.metrics import Clock, check_finite_weights
 from frcnn.train.randomness import random_state
@@ -17,7 +19,7 @@ from frcnn.train.run_folder import RunFolder, prepare_folder
 from frcnn.train.state import check_same_config, restore
 from frcnn.train.trainer import train, train_loader, train_step
 from frcnn.train.validation import validate
-from tests.train.experiments import WORLD, differing, run, tiny_config, tiny_experiment, weights
+from tests.train.experiments import WORLD, differing, run, tiny_config, tiny_experiment, tiny_settings, weights
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,17 @@ def finished(tmp_path_factory):
     prepare_folder(RunFolder(path), overwrite=False)
     train(experiment, RunFolder(path), on_step=lambda _: rates.append(experiment.optimizer.param_groups[0]["lr"]))
     return path, rates
+
+
+def test_the_head_of_the_log_says_what_the_listed_classes_leave_out():
+    settings = tiny_settings()
+    assert "data.classes" not in describe(build_experiment(parse_config(settings, source="test"), WORLD))
+    settings["data"]["classes"] = ["star"]
+    lines = describe(build_experiment(parse_config(settings, source="test"), WORLD)).splitlines()
+    assert [line[:18] for line in lines if "4 class(es) that data.classes does not list are left out" in line] == [
+        "data   shapes seed",
+        "data   shapes seed",
+    ]
 
 
 def entries(path):

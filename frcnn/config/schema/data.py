@@ -79,7 +79,12 @@ class DataConfig(Section):
     val: Source
     """Set that train evaluates on and that eval reads by default."""
     classes: list[str] | None = None
-    """Class names in label order. null takes them from the categories (COCO) or from the annotations, sorted (VOC)."""
+    """Class names in label order. Annotations of other classes are skipped in training and evaluation. null uses all
+    classes: the categories (COCO), or the names in the annotations, sorted (VOC)."""
+    empty: Literal["keep", "drop", "drop_crowd_only"] = "keep"
+    """Training images without objects: keep uses them as background. drop skips images without any annotation of the
+    classes (torchvision, mmdetection). drop_crowd_only also skips images that have only crowds or difficult objects
+    (Detectron2). Evaluation uses all images."""
     on_error: Literal["raise", "skip"] = "raise"
     """What to do with an unusable image or annotation: raise stops with an error that names it; skip warns once, leaves
     it out and counts it."""

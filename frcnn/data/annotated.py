@@ -1,0 +1,205 @@
+"""Datasets made from the annotations of a source."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from frcnn.data.dataset import DetectionDataset, check_class_names, did_you_mean, unused_ids
+from frcnn.data.problems import ErrorPolicy
+from frcnn.data.raw import RawAnnotation
+from frcnn.errors import DataError
+from frcnn.records import ImageRecord
+
+IMAGE_FAULTS = ("unreadable", "no size")
+"""Kinds of `Fault` that make an image unusable."""
+MOST_NAMED = 5
+"""Number of filtered classes that a note names."""
+
+
+class AnnotatedDataset(DetectionDataset):
+    """The usable images and objects of a source, of any format.
+
+    Images keep their order. Boxes are clipped to the image. `areas` are used as
+    annotated, else they are width * height.
+
+    Reported to `problems` and left out: images and objects with a `Fault`, boxes that are not four finite numbers, and
+    boxes without area as written or in the image. A VOC box has no area where xmax <= xmin: by arithmetic it is one
+    pixel wide, but such boxes are stray clicks, as twice in BCCD.
+    """
+
+    def __init__(
+        self,
+        raw: RawAnnotation,
+        *,
+        problems: ErrorPolicy,
+        class_names: Sequence[str] | None = None,
+        is_filter: bool = False,
+        regions: Literal["ignore", "keep", "drop"] = "ignore",
+        empty: Literal["keep", "drop", "drop_crowd_only"] = "keep",
+    ) -> None:
+        """
+        Args:
+            raw: the annotations as they are written.
+            class_names: in label order, each a class of the source where that declares its classes, or "N/A 12" for
+                an id that COCO leaves out but a network has an output for. None takes all classes of the source.
+            is_filter: whether objects of other classes are left out. Else each other class is a problem.
+            regions: crowds and difficult objects become ignore regions, stay ordinary objects, or are left out. The
+                first two keep their mark `is_crowd` or `is_difficult`, by which evaluation ignores them.
+            empty: images without objects of `class_names` stay or are left out. Crowds and difficult objects count as
+                objects, even those that `regions` leaves out; with "drop_crowd_only" only those that it keeps count.
+
+        Raises:
+            DataError: a class that the source does not have, names that are not unique, no usable image,
+                only images without objects where these are left out.
+        """
+        if raw.is_declared:
+            check_class_names(raw.names, source=raw.place)
+        if class_names is None:
+            class_names = [name for name in raw.names if name]
+        category_ids = _category_ids(raw, class_names)
+        is_image = _usable_images(raw, problems)
+        has_image = np.append(is_image, False)[raw.objects.rows]  # -1, no such image, is the last entry
+        labels, notes = _labels(raw, class_names, has_image, problems, is_filter=is_filter)
+        boxes, has_area = _clip_boxes(raw, has_image & (labels > 0), problems)
+        is_kept = has_area & ~(raw.objects.is_region & (regions == "drop"))
+        if empty != "keep":
+            is_object = has_area & ~(raw.objects.is_region & (regions != "keep") & (empty == "drop_crowd_only"))
+            has_objects = np.bincount(raw.objects.rows[is_object], minlength=len(is_image)) > 0
+            num_empty, num_images = int((is_image & ~has_objects).sum()), int(is_image.sum())
+            if num_images and num_empty == num_images:
+                raise DataError(
+                    f"{raw.place}: data.empty={empty} leaves out all {num_images} image(s): none has objects of "
+                    f"{', '.join(class_names)}"
+                )
+            is_image &= has_objects
+            notes.append(
+                f"{raw.name}: {num_empty} of {num_images} image(s) without objects are left out (data.empty: {empty})"
+            )
+        rows = np.flatnonzero(is_image)
+        super().__init__(
+            name=raw.name,
+            class_names=class_names,
+            category_ids=category_ids,
+            records=_records(raw, rows, np.flatnonzero(is_kept), boxes, labels, is_ignoring=regions == "ignore"),
+            problems=problems,
+            notes=notes,
+        )
+        if is_filter:
+            self.filtered_category_ids = tuple(set(raw.category_ids) - set(category_ids))
+        self.drawn, self.rows = raw.dataset, rows.tolist()
+
+    def read_image(self, index: int) -> Tensor:
+        return super().read_image(index) if self.drawn is None else self.drawn.read_image(self.rows[index])
+
+
+def _category_ids(raw: RawAnnotation, class_names: Sequence[str]) -> Sequence[int]:
+    """The source's own ids; 1..K where it has none."""
+    if not raw.is_declared:
+        return range(1, len(class_names) + 1)
+    id_by_name = unused_ids(class_names) | dict(zip(raw.names, raw.category_ids, strict=True))
+    missing = [name for name in class_names if name not in id_by_name]
+    if missing:
+        named = ", ".join(missing) + did_you_mean(missing[0], raw.names)
+        raise DataError(f"{raw.place}: no category is named {named}; it has {', '.join(raw.names)}")
+    return [id_by_name[name] for name in class_names]
+
+
+def _usable_images(raw: RawAnnotation, problems: ErrorPolicy) -> np.ndarray:
+    """(images,) bool; reports the faults."""
+    is_usable = np.ones(len(raw.images), bool)
+    is_usable[[fault.row for fault in raw.faults if fault.kind in IMAGE_FAULTS and fault.row >= 0]] = False
+    for fault in raw.faults:
+        is_of_object = fault.kind == "unknown category"
+        if fault.is_problem and not (is_of_object and not is_usable[fault.row]):  # such an image is reported once
+            problems.report(fault.message)
+    return is_usable
+
+
+def _labels(
+    raw: RawAnnotation, class_names: Sequence[str], has_image: np.ndarray, problems: ErrorPolicy, *, is_filter: bool
+) -> tuple[np.ndarray, list[str]]:
+    """(m,) int64 labels, 0 for other classes; and notes on the classes that were filtered and those never found."""
+    label_by_name = {name: label for label, name in enumerate(class_names, start=1)}
+    labels = np.array([label_by_name.get(name, 0) for name in raw.names] + [0], np.int64)[raw.objects.names]
+    counts = np.bincount(raw.objects.names[has_image & (raw.objects.names >= 0)], minlength=len(raw.names)).tolist()
+    others = {name: n for name, n in zip(raw.names, counts, strict=True) if n and name not in label_by_name}
+    notes = []
+    if is_filter and (filtered := {name: n for name, n in others.items() if name}):
+        most = sorted(filtered, key=lambda name: -filtered[name])[:MOST_NAMED]
+        named = ", ".join(f"{name} {filtered[name]}" for name in most) + (", ..." if len(filtered) > MOST_NAMED else "")
+        notes.append(
+            f"{raw.name}: {sum(filtered.values())} annotation(s) of {len(filtered)} class(es) that data.classes does "
+            f"not list are left out ({named})"
+        )
+        others = {name: n for name, n in others.items() if not name}
+    for name, count in others.items():
+        known = ", ".join(class_names)
+        problems.report(f"{raw.place}: {count} annotation(s) of the class {name!r}; the classes are {known}")
+    if is_filter and not raw.is_declared:  # classes that are declared were looked up before
+        absent = [name for name in class_names if name not in raw.names and name not in unused_ids([name])]
+        notes += [
+            f"warning: {raw.name}: no object is of the class {name}{did_you_mean(name, raw.names)}" for name in absent
+        ]
+    return labels, notes
+
+
+def _clip_boxes(raw: RawAnnotation, is_wanted: np.ndarray, problems: ErrorPolicy) -> tuple[np.ndarray, np.ndarray]:
+    """(m, 4) float32 boxes inside their images, and (m,) bool whether a wanted one has an area there."""
+    objects = raw.objects
+    sizes = np.array([(image.width, image.height) for image in raw.images], np.float64).reshape(-1, 2)
+    bounds = np.zeros((len(objects.rows), 2))
+    bounds[is_wanted] = sizes[objects.rows[is_wanted]]
+    has_numbers = np.count_nonzero(np.isfinite(objects.boxes), axis=1) == 4
+    boxes = np.where(has_numbers[:, None], objects.boxes, 0).clip(0, bounds[:, [0, 1, 0, 1]]).astype(np.float32)
+    has_area = (
+        is_wanted & has_numbers & (objects.sides.min(axis=1) > 0) & ((boxes[:, 2:] - boxes[:, :2]).min(axis=1) > 0)
+    )
+    for number in np.flatnonzero(is_wanted & ~has_area).tolist():
+        image, name = raw.images[int(objects.rows[number])], raw.names[int(objects.names[number])]
+        subject = f"{image.annotation or raw.name}: {raw.object_name(number)}"
+        if objects.ids:
+            subject += f" of image {image.image_id}"
+        what = "box without area in the image: " if has_numbers[number] else "box is missing or not four numbers: "
+        problems.report(f"{subject} ({name}): {what}{raw.written(number)}")
+    return boxes, has_area
+
+
+def _records(
+    raw: RawAnnotation,
+    rows: np.ndarray,
+    numbers: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    *,
+    is_ignoring: bool,
+) -> list[ImageRecord]:
+    """One record for each image in `rows`, with those of the objects in `numbers` that are its own."""
+    objects = raw.objects
+    numbers = numbers[np.argsort(objects.rows[numbers], kind="stable")]
+    starts = np.searchsorted(objects.rows[numbers], rows, side="left").tolist()
+    ends = np.searchsorted(objects.rows[numbers], rows, side="right").tolist()
+    boxes, labels = boxes[numbers], labels[numbers]
+    areas, is_crowd, is_difficult = objects.areas[numbers], objects.is_crowd[numbers], objects.is_difficult[numbers]
+    sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
+    areas = np.where(np.isfinite(areas), areas, sides[:, 0] * sides[:, 1])
+    is_ignored = (is_crowd | is_difficult) & is_ignoring
+    records = []
+    for row, start, end in zip(rows.tolist(), starts, ends, strict=True):
+        image, own = raw.images[row], slice(start, end)
+        records.append(
+            ImageRecord(
+                image_id=image.image_id,
+                path=image.path,
+                height=int(image.height),
+                width=int(image.width),
+                boxes=boxes[own],
+                labels=labels[own],
+                areas=areas[own],
+                is_crowd=is_crowd[own],
+                is_difficult=is_difficult[own],
+                is_ignored=is_ignored[own],
+            )
+        )
+    return records

@@ -1,0 +1,15 @@
+"""Datasets made straight from the files of one source."""
+
+from frcnn.data.annotated import AnnotatedDataset
+from frcnn.data.coco import read_coco
+from frcnn.data.problems import ErrorPolicy
+from frcnn.data.voc import read_voc
+
+
+def voc_dataset(root, *, split="trainval", on_error="raise", coordinates="edges", problems=None, **options):
+    raw = read_voc(root, split, coordinates=coordinates)
+    return AnnotatedDataset(raw, problems=problems or ErrorPolicy(on_error), **options)
+
+
+def coco_dataset(images, annotations, *, on_error="raise", problems=None, **options):
+    return AnnotatedDataset(read_coco(images, annotations), problems=problems or ErrorPolicy(on_error), **options)
