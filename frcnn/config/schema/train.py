@@ -75,7 +75,8 @@ class TrainConfig(Section):
     """auto is the GPU where there is one, else cpu."""
     compile: bool | Literal["reduce-overhead"] = False
     """Run the training step as compiled graphs (torch.compile), one for each number of ground-truth slots that occurs;
-    compiling takes minutes. reduce-overhead also records CUDA graphs, one for each canvas, which takes memory."""
+    compiling takes minutes. reduce-overhead also records CUDA graphs; it needs one canvas, so one data.short_side and
+    images of one shape."""
     channels_last: bool = False
     """Convolutions in the memory layout NHWC: a gain on a GPU under autocast and for depthwise backbones on a CPU."""
     log_every: PositiveInt = 20
