@@ -1,5 +1,6 @@
 """From single images to one padded batch."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,15 +44,25 @@ def ground_truth_slots(count: int) -> int:
     return slots
 
 
+def canvas_size(height: int, width: int) -> tuple[int, int]:
+    """Both sides rounded up to a multiple of 32.
+
+    >>> canvas_size(600, 800)
+    (608, 800)
+    """
+    return math.ceil(height / CANVAS_MULTIPLE) * CANVAS_MULTIPLE, math.ceil(width / CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
     """Pad images with zeros and ground truth with empty slots.
 
-    The canvas is the largest height and the largest width of the batch, each rounded up to a multiple of 32; images
-    lie in its upper left corner. Empty slots hold the box [0, 0, 1, 1] and label 0 (see `structures`).
+    The canvas is the `canvas_size` of the largest height and the largest width of the batch; images lie in its upper
+    left corner. Empty slots hold the box [0, 0, 1, 1] and label 0 (see `structures`).
     """
     size = len(samples)
-    height = _round_up(max(sample.image.shape[1] for sample in samples))
-    width = _round_up(max(sample.image.shape[2] for sample in samples))
+    height, width = canvas_size(
+        max(sample.image.shape[1] for sample in samples), max(sample.image.shape[2] for sample in samples)
+    )
     slots = ground_truth_slots(max(len(sample.boxes) for sample in samples))
 
     images = torch.zeros(size, 3, height, width, dtype=torch.uint8)
@@ -74,7 +85,3 @@ def collate(samples: Sequence[Sample]) -> Batch:
         seed=torch.tensor([sample.seed for sample in samples]),
         ground_truth=GroundTruth(boxes, labels, is_ignored, valid),
     )
-
-
-def _round_up(side: int) -> int:
-    return -(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE

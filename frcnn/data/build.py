@@ -7,13 +7,14 @@ from frcnn.config.schema.data import CocoSource, DataConfig, ShapesSource, VocSo
 from frcnn.data import coco, shapes, voc
 from frcnn.data.annotated import AnnotatedDataset
 from frcnn.data.balance import class_balanced_factors, repeat_factors
+from frcnn.data.batching import canvas_size
 from frcnn.data.concat import ConcatDataset
 from frcnn.data.dataset import DetectionDataset, check_class_names
 from frcnn.data.loader import BatchLoader, EvalSamples, TrainSamples
 from frcnn.data.problems import ErrorPolicy
 from frcnn.data.raw import RawAnnotation, from_dataset
 from frcnn.data.sampler import EvalSampler, TrainSampler
-from frcnn.data.transforms import TestTransform, TrainTransform
+from frcnn.data.transforms import TestTransform, TrainTransform, resized_size
 from frcnn.errors import DataError
 
 Source = VocSource | CocoSource | ShapesSource
@@ -97,6 +98,19 @@ def build_factors(data: DataConfig, dataset: DetectionDataset) -> list[float] | 
     if data.sampling == "class_balanced":
         return class_balanced_factors(dataset.records, num_classes=num_classes, name=dataset.name)
     return None
+
+
+def train_canvases(data: DataConfig, dataset: DetectionDataset) -> set[tuple[int, int]]:
+    """(height, width) of the canvas of each training image by itself, for every short side that may be drawn.
+
+    A batch of several of them has the largest height and the largest width, which may be another canvas.
+    """
+    sizes = {(record.height, record.width) for record in dataset.records}
+    return {
+        canvas_size(*resized_size(*size, short_side=short_side, long_side=data.long_side))
+        for size in sizes
+        for short_side in data.short_sides
+    }
 
 
 def build_train_loader(

@@ -13,9 +13,11 @@ from frcnn.ops import boxes as box_ops
 from frcnn.ops.sampling import random_keys, sample_balanced
 from frcnn.structures import AnchorLabels, GroundTruth, Proposals, RoiSamples
 
-GROUND_TRUTH_CHUNK = 8
-"""Ground-truth slots compared with all boxes at once. IoU of all anchors with all slots would be 1.1 GB at B=16,
-A=268569, G=64; it is reduced chunk by chunk and never kept whole."""
+MATCH_BYTES = 200 * 2**20
+"""Memory in which boxes are compared with ground truth. The IoU of all anchors with all slots alone would be 1.1 GB at
+B=16, A=268569, G=64; it is reduced chunk by chunk and never kept whole."""
+PAIR_BYTES = 24
+"""Most memory that a pair of a box and a slot takes in `match_boxes`: three points of two float32 numbers each."""
 
 DRAW_ANCHORS, DRAW_REGIONS = 1, 2
 """Purposes of `random_keys`."""
@@ -38,7 +40,7 @@ class Match(NamedTuple):
 
 
 def match_boxes(boxes: Tensor, ground_truth: GroundTruth, *, iou_low_quality: float = 0.0) -> Match:
-    """Compare boxes (B, N, 4) with the ground truth of their images, a chunk of slots at a time.
+    """Compare boxes (B, N, 4) with the ground truth of their images, as many slots at a time as `slots_at_once` gives.
 
     `iou_low_quality`: see `Match.is_best_of_object`.
     """
@@ -47,8 +49,14 @@ def match_boxes(boxes: Tensor, ground_truth: GroundTruth, *, iou_low_quality: fl
     index = torch.zeros((batch, count), dtype=torch.int64, device=boxes.device)
     is_best_of_object = torch.zeros((batch, count), dtype=torch.bool, device=boxes.device)
     ignore_coverage = boxes.new_zeros((batch, count))
-    for start in range(0, ground_truth.valid.shape[1], GROUND_TRUTH_CHUNK):
-        chunk = GroundTruth(*(field[:, start : start + GROUND_TRUTH_CHUNK] for field in ground_truth))
+    num_slots = ground_truth.valid.shape[1]
+    chunk_size = slots_at_once(batch * count, num_slots)
+    for start in range(0, num_slots, chunk_size):
+        chunk = GroundTruth(*(field[:, start : start + chunk_size] for field in ground_truth))
+        covered = box_ops.coverage(boxes, chunk.boxes)  # (B, N, g)
+        covered = torch.where((chunk.is_ignored & chunk.valid)[:, None], covered, 0)
+        ignore_coverage = ignore_coverage.maximum(covered.amax(dim=2))
+        del covered  # it would lie in memory beside the IoU
         iou = box_ops.iou(boxes, chunk.boxes)  # (B, N, g)
         iou = torch.where(chunk.is_object[:, None], iou, 0)
         chunk_best, chunk_index = iou.max(dim=2)
@@ -57,10 +65,21 @@ def match_boxes(boxes: Tensor, ground_truth: GroundTruth, *, iou_low_quality: fl
         best_of_object = iou.amax(dim=1, keepdim=True)  # (B, 1, g)
         is_worth_it = (best_of_object > 0) & (best_of_object >= iou_low_quality)
         is_best_of_object |= ((iou == best_of_object) & is_worth_it).any(dim=2)
-        covered = box_ops.coverage(boxes, chunk.boxes)
-        covered = torch.where((chunk.is_ignored & chunk.valid)[:, None], covered, 0)
-        ignore_coverage = ignore_coverage.maximum(covered.amax(dim=2))
+        del iou
     return Match(best, index, is_best_of_object, ignore_coverage)
+
+
+def slots_at_once(num_boxes: int, num_slots: int) -> int:
+    """Ground-truth slots that are compared at once with the `num_boxes` boxes of a batch.
+
+    All, or a half, a quarter, ... of them: the largest number for which the pairs take at most MATCH_BYTES, and at
+    least 1. There are few such numbers, so a compiled graph serves many canvases. The result of `match_boxes` is the
+    same, to the bit, for all of them.
+    """
+    size = max(1, num_slots)
+    while size > 1 and num_boxes * size * PAIR_BYTES > MATCH_BYTES:
+        size //= 2
+    return size
 
 
 @torch.no_grad()

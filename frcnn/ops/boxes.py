@@ -37,9 +37,11 @@ def area(boxes: Tensor) -> Tensor:
 
 def intersection(boxes: Tensor, others: Tensor) -> Tensor:
     """Area shared by each pair of boxes: (..., N, 4) and (..., M, 4) -> (..., N, M)."""
-    top_left = torch.maximum(boxes[..., :, None, :2], others[..., None, :, :2])
-    bottom_right = torch.minimum(boxes[..., :, None, 2:], others[..., None, :, 2:])
-    size = (bottom_right - top_left).clamp(min=0)  # (..., N, M, 2)
+    # The corners have no name: that would keep them in memory while the sizes are clamped.
+    size = (
+        torch.minimum(boxes[..., :, None, 2:], others[..., None, :, 2:])
+        - torch.maximum(boxes[..., :, None, :2], others[..., None, :, :2])
+    ).clamp(min=0)  # (..., N, M, 2)
     return size[..., 0] * size[..., 1]
 
 

@@ -27,7 +27,7 @@ def _nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, k: int, k_per_group: int
 ) -> tuple[Tensor, Tensor]:
     limit = k_per_group or k
-    if boxes.is_cuda and boxes.dtype == torch.float32 and (triton := _triton()) is not None:
+    if boxes.is_cuda and boxes.dtype == torch.float32 and (triton := _triton(boxes.device)) is not None:
         return triton.first_kept(
             boxes, scores, groups, iou_threshold=float32_below(iou_threshold), k=k, k_per_group=limit
         )
@@ -48,18 +48,18 @@ def _(boxes, scores, groups, iou_threshold, k, k_per_group):
 
 
 @functools.cache
-def _triton() -> ModuleType | None:
-    """The module of the GPU's kernel; None where it does not run.
+def _triton(device: torch.device) -> ModuleType | None:
+    """The module of the GPU's kernel; None if it does not run on `device`.
 
-    Triton comes with PyTorch for CUDA on Linux, but also needs a C compiler, and not every GPU will do.
+    Triton comes with PyTorch for CUDA on Linux, but it also needs a C compiler and does not support every GPU.
     """
     try:
         from frcnn.ops import nms_triton
 
-        box = torch.zeros(1, 1, 4, device="cuda")
+        box = torch.zeros(1, 1, 4, device=device)
         nms_triton.first_kept(box, box[..., 0], box[..., 0].long(), iou_threshold=0.5, k=1, k_per_group=1)
     except Exception as error:  # ImportError, RuntimeError, Triton's own
-        warnings.warn(f"NMS runs without Triton, so the host waits for the GPU: {error}", stacklevel=2)
+        warnings.warn(f"NMS on {device} runs without Triton, so the host waits for the GPU: {error}", stacklevel=2)
         return None
     return nms_triton
 

@@ -41,25 +41,26 @@ def first_kept(
     index = torch.zeros((batch, k), dtype=torch.int64, device=boxes.device)
     num_kept = torch.zeros((batch,), dtype=torch.int32, device=boxes.device)
     if count > 0 and k > 0:
-        _first_kept[(batch,)](
-            boxes.gather(1, order[..., None].expand(-1, -1, 4)).contiguous(),
-            groups.gather(1, order).to(torch.int32).contiguous(),
-            order.contiguous(),
-            num_real,
-            torch.empty((batch, k, 4), dtype=torch.float32, device=boxes.device),
-            torch.empty((batch, k), dtype=torch.int32, device=boxes.device),
-            index,
-            num_kept,
-            count,
-            k,
-            k_per_group,
-            iou_threshold,
-            BLOCK=BLOCK,
-            num_warps=WARPS,
-            num_stages=1,
-            # A product and a sum in one rounding would make IoUs differ in their last digit from a CPU's.
-            enable_fp_fusion=False,
-        )
+        with torch.cuda.device_of(boxes):  # Triton launches on the current device
+            _first_kept[(batch,)](
+                boxes.gather(1, order[..., None].expand(-1, -1, 4)).contiguous(),
+                groups.gather(1, order).to(torch.int32).contiguous(),
+                order.contiguous(),
+                num_real,
+                torch.empty((batch, k, 4), dtype=torch.float32, device=boxes.device),
+                torch.empty((batch, k), dtype=torch.int32, device=boxes.device),
+                index,
+                num_kept,
+                count,
+                k,
+                k_per_group,
+                iou_threshold,
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+                num_stages=1,
+                # A product and a sum in one rounding would make IoUs differ in their last digit from a CPU's.
+                enable_fp_fusion=False,
+            )
     return index, torch.arange(k, device=boxes.device) < num_kept[:, None]
 
 

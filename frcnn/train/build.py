@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from frcnn.config.schema import Config, TrainConfig
-from frcnn.data.build import build_datasets, build_factors
+from frcnn.data.build import build_datasets, build_factors, train_canvases
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.sampler import epoch_size, steps_per_epoch
 from frcnn.errors import ConfigError
@@ -77,6 +77,7 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
     set_deterministic(config, world.device)
     set_tf32(config.train.tf32)
     train_set, val_set = build_datasets(config.data)
+    check_canvases(config, train_set)
     draws = epoch_size(len(train_set), build_factors(config.data, train_set))
     per_epoch = steps_per_epoch(draws, config.train.batch_size)
     if per_epoch == 0:
@@ -128,6 +129,23 @@ def check_settings(train: TrainConfig, world: World) -> None:
             "with train.accumulate 1 and one process; take true"
         )
     check_compiler(train.compile, world.device, setting="train.compile")
+
+
+def check_canvases(config: Config, train_set: DetectionDataset) -> None:
+    """Raise ConfigError if CUDA graphs are to be recorded and batches come in several canvases.
+
+    Each canvas would need a graph with memory of its own, and there may be dozens.
+    """
+    if config.train.compile != "reduce-overhead":
+        return
+    canvases = sorted(train_canvases(config.data, train_set))
+    if len(canvases) > 1:
+        examples = " and ".join(f"{height}x{width}" for height, width in (canvases[0], canvases[-1]))
+        raise ConfigError(
+            f"train.compile: reduce-overhead records a CUDA graph for each canvas, and the images of {train_set.name} "
+            f"need {len(canvases)} canvases, such as {examples}. It needs one data.short_side and images of one shape; "
+            "otherwise set train.compile to true"
+        )
 
 
 def describe(experiment: Experiment) -> str:

@@ -1,6 +1,10 @@
 """The guard between the gradients and the weights: a step that is not finite must not reach them, nor be lost."""
 
-from collections import deque
+# pyright: reportPrivateImportUsage=false
+# (torch has no public name for its operators on lists of tensors, torch._foreach_*)
+
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -8,6 +12,9 @@ from torch import Tensor, nn
 
 from frcnn.structures import Losses
 from frcnn.train.distributed import World, mean_over_ranks
+
+INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer type by bytes of an element."""
 
 
 class StateBefore(NamedTuple):
@@ -32,8 +39,9 @@ class Guard:
     At once: the verdict is read before the update, which costs a host sync a step. A bad step changes nothing: neither
     weights nor optimiser, and `take_back` puts the buffers back.
 
-    Later: nothing is read, the first bad step is noted on the device, and copies of weights and buffers follow the
-    training until then: `bad_step` reads the note, and `before` gives what the bad step began with.
+    Later: nothing is read, the first bad step is noted on the device, and copies of trainable weights and of buffers
+    follow the training until then: `bad_step` reads the note, and `before` gives what the bad step began with. The
+    model must keep its tensors; only their values may change.
     """
 
     def __init__(self, model: nn.Module, world: World, *, at_once: bool, is_scaled: bool, memory: int) -> None:
@@ -49,7 +57,9 @@ class Guard:
         self.recent: deque[StateBefore] = deque(maxlen=1 if at_once else memory)
         self.losses: deque[tuple[int, Tensor]] = deque(maxlen=1 if at_once else memory)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=world.device)
-        self.copies = {} if at_once else {name: value.clone() for name, value in model.state_dict().items()}
+        values = {} if at_once else trained_state(model)
+        self.copies = {name: value.clone() for name, value in values.items()}
+        self.bits = list(zip(bits(self.copies), bits(values), strict=True))
         self.bad: int | None = None
         """The step just judged where it is bad; at once only."""
         self.in_a_row = 0
@@ -59,10 +69,13 @@ class Guard:
         """Remember what step `step` begins with. Where the verdict comes later, copy the weights too."""
         buffers = {name: value.clone() for name, value in self.model.named_buffers()} if self.at_once else {}
         self.recent.append(StateBefore(step, torch_random_state(), buffers))
-        if not self.at_once:
-            is_sound = self.first_bad < 0
-            for copy, value in zip(self.copies.values(), self.model.state_dict().values(), strict=True):
-                copy.copy_(torch.where(is_sound, value, copy))
+        is_sound = self.first_bad < 0
+        for copies, current in self.bits:
+            # copy += (current - copy) * is_sound, in a few launches for all tensors. Integers wrap around, so the sum
+            # is exact, and a nan in the weights does not survive a multiplication by 0.
+            change = torch._foreach_sub(current, copies)
+            torch._foreach_mul_(change, is_sound.to(copies[0].dtype))
+            torch._foreach_add_(copies, change)
 
     @torch.no_grad()
     def allows(self, losses: Losses) -> bool:
@@ -101,10 +114,25 @@ class Guard:
     def before(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor | None], list[float]]:
         """Of the bad step: weights and buffers it began with, the generators' state, and its losses on this rank."""
         state = next(each for each in self.recent if each.step == step)
-        weights = {name: value.detach().cpu() for name, value in (self.copies or self.model.state_dict()).items()}
+        weights = {name: value.detach().cpu() for name, value in (self.model.state_dict() | self.copies).items()}
         weights |= {name: value.cpu() for name, value in state.buffers.items() if name in weights}
         losses = next(values for number, values in self.losses if number == step)
         return weights, state.random, losses.tolist()
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What a training step may change: the entries of the state dict that are not frozen parameters."""
+    state = model.state_dict(keep_vars=True).items()
+    return {name: value.detach() for name, value in state if value.requires_grad or not isinstance(value, nn.Parameter)}
+
+
+def bits(tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
+    """Views of tensors as integers, a list for each type: `torch._foreach_*` is fast for tensors of one type."""
+    views: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+    for tensor in tensors.values():
+        view = tensor.view(INTEGER_OF_SIZE[tensor.element_size()])
+        views[view.dtype].append(view)
+    return list(views.values())
 
 
 def torch_random_state() -> dict[str, Tensor | None]:

@@ -59,18 +59,31 @@ def optimizer_from_config(config: Config, model: nn.Module, *, lr: float) -> tor
         bias_weight_decay=train.bias_weight_decay,
         bias_lr_factor=train.bias_lr_factor,
     )
-    return build_optimizer(groups, kind=train.optimizer, lr=lr, momentum=train.momentum)
+    return build_optimizer(
+        groups, kind=train.optimizer, lr=lr, momentum=train.momentum, is_scaled=train.precision == "fp16"
+    )
 
 
 def build_optimizer(
-    groups: list[dict[str, Any]], *, kind: Literal["sgd", "adamw"], lr: float, momentum: float
+    groups: list[dict[str, Any]],
+    *,
+    kind: Literal["sgd", "adamw"],
+    lr: float,
+    momentum: float,
+    is_scaled: bool = False,
 ) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW with PyTorch's betas, over the groups of `parameter_groups`.
 
-    A step is one pass over parameters, gradients and state (`fused`) where that exists for their device.
+    A step is one pass over parameters, gradients and state (`fused`) where that exists for their device. SGD under
+    GradScaler is not fused: GradScaler leaves it to a fused optimizer to skip a step whose gradients overflow, and
+    fused SGD does not initialize the momentum in a skipped first step, yet uses it in the next one.
+
+    Args:
+        is_scaled: GradScaler takes the steps.
     """
     is_fused = all(p.device.type in FUSED_DEVICES for group in groups for p in group["params"]) or None
     if kind == "sgd":
+        is_fused = None if is_scaled else is_fused  # False would also disable PyTorch's multi-tensor step
         optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=is_fused)
     else:
         optimizer = torch.optim.AdamW(groups, lr=lr, fused=is_fused)

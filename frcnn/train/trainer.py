@@ -62,7 +62,7 @@ def train(
             try:
                 return train_on(experiment, folder, model, stop, resumed=resumed, on_step=on_step)
             except Rewind as rewind:
-                reason = rewind
+                reason = str(rewind)  # the exception would keep the frames of `train_on`, and so the loader, alive
             resumed = rewound(experiment, folder)
             if experiment.world.is_main:
                 print(f"{reason}: back to step {resumed['step']} and on with other draws", flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from frcnn.ops import nms as module
 from frcnn.ops.nms import float32_below, nms
@@ -102,6 +103,63 @@ def test_the_triton_kernel_compiles_to_exact_arithmetic():
     options = {"num_warps": nms_triton.WARPS, "num_stages": 1, "enable_fp_fusion": False}
     code = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options).asm["ptx"]
     assert "div.rn.f32" in code and "div.full" not in code and "fma." not in code
+
+
+class CurrentDevice:
+    """Stands for CUDA's current device, which `torch.cuda.device` sets, on a machine without a GPU."""
+
+    def __init__(self, monkeypatch):
+        self.index = 0
+        monkeypatch.setattr(torch.cuda, "_exchange_device", self.exchange)
+        monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", self.exchange)
+
+    def exchange(self, index: int) -> int:
+        """Set it unless `index` is negative; give the one before."""
+        before = self.index
+        self.index = index if index >= 0 else before
+        return before
+
+
+@needs_triton
+def test_the_triton_kernel_is_launched_on_the_device_of_the_boxes(monkeypatch):
+    """Triton launches on the current device, which need not be the one that holds the boxes."""
+    from frcnn.ops import nms_triton
+
+    current, launched_on = CurrentDevice(monkeypatch), []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: launched_on.append(current.index)
+
+    monkeypatch.setattr(nms_triton, "_first_kept", Kernel())
+    with FakeTensorMode():
+        for device in ("cuda:0", "cuda:3"):
+            boxes = torch.zeros(2, 5, 4, device=device)
+            nms_triton.first_kept(boxes, boxes[..., 0], boxes[..., 0].long(), iou_threshold=0.5, k=3, k_per_group=3)
+    assert (launched_on, current.index) == ([0, 3], 0)
+
+
+@needs_triton
+def test_triton_is_tried_out_on_each_device(monkeypatch):
+    """One GPU of a machine may run the kernel and another may not."""
+    from frcnn.ops import nms_triton
+
+    tried = []
+
+    def first_kept(boxes, *arguments, **numbers):
+        tried.append(str(boxes.device))
+        if boxes.device.index == 1:
+            raise RuntimeError("too old a GPU")
+
+    monkeypatch.setattr(nms_triton, "first_kept", first_kept)
+    module._triton.cache_clear()
+    try:
+        with FakeTensorMode(), pytest.warns(UserWarning, match=r"cuda:1.*too old a GPU"):
+            found = [module._triton(torch.device("cuda", index)) for index in (0, 1, 2, 0, 1)]
+    finally:
+        module._triton.cache_clear()
+    assert tried == ["cuda:0", "cuda:1", "cuda:2"]
+    assert found == [nms_triton, None, nms_triton, nms_triton, None]
 
 
 @pytest.mark.gpu

@@ -8,9 +8,10 @@ import torch
 from frcnn.checkpoint import load_checkpoint
 from frcnn.errors import ConfigError
 from frcnn.inference.compiled import CompiledDetector
+from frcnn.train import build as build_module
 from frcnn.train import step as step_module
 from frcnn.train.batches import train_loader
-from frcnn.train.build import check_settings
+from frcnn.train.build import build_experiment, check_settings
 from frcnn.train.distributed import join_world
 from frcnn.train.metrics import Clock
 from frcnn.train.step import prepared, train_step
@@ -31,6 +32,38 @@ def test_cuda_graphs_are_refused_where_they_would_be_wrong():
         train = tiny_config(compile="reduce-overhead", **settings).train
         with pytest.raises(ConfigError, match=r"train\.compile: .*take true"):
             check_settings(train, WORLD._replace(size=1))
+
+
+def shapes(height: int, width: int) -> dict[str, object]:
+    return {"format": "shapes", "num_images": 4, "height": height, "width": width}
+
+
+SEVERAL_CANVASES = {
+    "several short sides": {"short_side": [96, 128]},
+    "wide and tall images": {"train": [shapes(128, 96), shapes(96, 128)], "short_side": 96},
+    "wide and wider images": {"train": [shapes(96, 128), shapes(96, 192)], "short_side": 64},
+}
+ONE_CANVAS_ONLY = {
+    "one short side": ONE_CANVAS,
+    "short sides that round to one canvas": {"short_side": [97, 128]},
+    "images that round to one canvas": {"train": [shapes(128, 100), shapes(128, 128)], "short_side": 128},
+}
+
+
+@pytest.mark.parametrize("data", SEVERAL_CANVASES.values(), ids=SEVERAL_CANVASES)
+def test_cuda_graphs_of_several_canvases_are_refused(monkeypatch, data):
+    monkeypatch.setattr(build_module, "check_settings", lambda train, world: None)  # this machine has no GPU
+    with pytest.raises(ConfigError, match=r"train\.compile: .*2 canvases.*data\.short_side .*images of one shape"):
+        build_experiment(tiny_config(compile="reduce-overhead", data=data), WORLD)
+    build_experiment(tiny_config(compile=True, data=data), WORLD)
+
+
+@pytest.mark.parametrize("data", ONE_CANVAS_ONLY.values(), ids=ONE_CANVAS_ONLY)
+def test_cuda_graphs_of_one_canvas_are_not(monkeypatch, data):
+    monkeypatch.setattr(build_module, "check_settings", lambda train, world: None)
+    experiment = build_experiment(tiny_config(compile="reduce-overhead", data=data, batch_size=4), WORLD)
+    batches = iter(train_loader(experiment, start_step=0))
+    assert {next(batches).images.shape[2:] for _ in range(8)} == {(128, 128)}
 
 
 def test_the_model_is_itself_without_it():

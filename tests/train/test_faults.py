@@ -6,6 +6,7 @@ import signal
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from frcnn.cli.train import main
 from frcnn.data.loader import BatchLoader
 from frcnn.data.sampler import image_seed
 from frcnn.errors import TrainingError
+from frcnn.train import batches, trainer
 from frcnn.train import stop as stop_module
-from frcnn.train import trainer
 from frcnn.train.distributed import join_world
 from frcnn.train.guard import Guard
 from frcnn.train.run_folder import RunFolder, prepare_folder
@@ -318,6 +319,22 @@ def test_rewind_goes_back_and_on_with_other_draws(tmp_path, monkeypatch, capsys)
     steps = [entry["step"] for entry in entries(tmp_path / "run") if "loss" in entry]
     assert steps == [2, 4, 6, 8]
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def test_rewind_releases_the_loader_that_it_leaves(tmp_path, monkeypatch):
+    """With its workers, before the next one starts."""
+    spoil(monkeypatch, only_seed=image_seed(seed=0, epoch=0, index=BAD_IMAGE))
+    loaders, alive = [], []
+
+    def train_loader(*arguments, **settings):
+        alive.append([loader() for loader in loaders if loader() is not None])
+        loader = batches.train_loader(*arguments, **settings)
+        loaders.append(ref(loader))
+        return loader
+
+    monkeypatch.setattr(trainer, "train_loader", train_loader)
+    run(tmp_path / "run", **SETTINGS | {"on_nonfinite": "rewind", "checkpoint_every": 1})
+    assert alive == [[], []]
 
 
 @pytest.mark.slow

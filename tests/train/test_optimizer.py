@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from frcnn.train.batches import train_loader
+from frcnn.train.metrics import Clock
 from frcnn.train.optimizer import build_optimizer, optimizer_from_config, parameter_groups, set_lr
-from tests.train.experiments import tiny_config
+from frcnn.train.step import train_step
+from tests.train.experiments import tiny_config, tiny_experiment
 
 DECAYS = {"weight_decay": 0.5, "norm_weight_decay": 0.25, "bias_weight_decay": 0.125, "bias_lr_factor": 2.0}
 
@@ -85,3 +90,50 @@ def test_the_optimiser_of_a_config_has_its_numbers():
     }
     assert all(group["lr"] == 0.5 * group["lr_factor"] and group["momentum"] == 0.75 for group in groups.values())
     assert isinstance(optimizer, torch.optim.SGD)
+
+
+@pytest.fixture
+def nan_in_empty_tensors():
+    """Let `torch.empty` and its relatives give nan instead of whatever the memory holds."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def weights_after_steps(*, with_overflow: bool, **settings) -> list[list[torch.Tensor]]:
+    """Train with fp16's scaler on the second batch, with or without a step on the first whose gradients overflow.
+
+    Returns:
+        the trainable weights at the start and after each step.
+    """
+    config = tiny_config(precision="fp16", **settings)
+    experiment = tiny_experiment(**settings)
+    model, scale = experiment.model.train(), 2.0**10
+    experiment = replace(
+        experiment,
+        config=config,
+        optimizer=optimizer_from_config(config, model, lr=0.002),
+        scaler=torch.amp.GradScaler("cpu", init_scale=2 * scale if with_overflow else scale),
+    )
+    batches = iter(train_loader(experiment, start_step=0 if with_overflow else 1))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = [[parameter.detach().clone() for parameter in trained]]
+    for overflows in (True, False) if with_overflow else (False,):
+        hook = trained[-1].register_hook(lambda gradient: gradient * torch.inf) if overflows else None
+        train_step(model, batches, experiment, lr=0.002, clock=Clock())
+        if hook is not None:
+            hook.remove()
+        weights.append([parameter.detach().clone() for parameter in trained])
+    assert experiment.scaler.get_scale() == scale
+    return weights
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_first_step_that_overflows_in_fp16_is_left_out(nan_in_empty_tensors, optimizer):
+    """The weights stay as they are, and the next step is the optimizer's first."""
+    start, skipped, second = weights_after_steps(with_overflow=True, optimizer=optimizer)
+    start_alone, alone = weights_after_steps(with_overflow=False, optimizer=optimizer)
+    assert all(map(torch.equal, start, skipped)) and all(map(torch.equal, start, start_alone))
+    assert all(value.isfinite().all() for value in second)
+    assert not any(map(torch.equal, start, second))
+    assert all(map(torch.equal, second, alone))

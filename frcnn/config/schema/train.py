@@ -95,7 +95,8 @@ class TrainConfig(Section):
     """Device: auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N."""
     compile: bool | Literal["reduce-overhead"] = False
     """Compile the training step with torch.compile, one graph for each number of ground-truth slots that occurs;
-    compiling takes minutes. reduce-overhead also records CUDA graphs, one per canvas, which takes memory."""
+    compiling takes minutes. reduce-overhead also records CUDA graphs. It needs a single canvas: one data.short_side and
+    images of one shape."""
     channels_last: bool = False
     """Use the memory layout NHWC for convolutions. It is faster on a GPU under autocast and for depthwise backbones on
     a CPU."""
