@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from frcnn.inference.device import set_tf32
+from frcnn.model.speed.device import set_tf32
 
 ROOT = Path(__file__).resolve().parent.parent
 

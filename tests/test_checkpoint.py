@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch
 
-from frcnn.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from frcnn.errors import CheckpointError
+from frcnn.files.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
 
 def make_checkpoint(step=3, size=10):

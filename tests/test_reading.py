@@ -5,8 +5,8 @@ import os
 import pytest
 
 from frcnn.errors import ConfigError, DataError
-from frcnn.limits import JSON_BYTES, LIST_BYTES
-from frcnn.reading import path_inside, read_bytes, read_json, read_text, shown
+from frcnn.files.limits import JSON_BYTES, LIST_BYTES
+from frcnn.files.reading import path_inside, read_bytes, read_json, read_text, shown
 
 
 def test_a_file_above_the_limit_is_not_read_and_the_message_says_how_to_raise_it(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from frcnn.errors import CheckpointError
-from frcnn.weight_file import Placeholder, find_state_dict, read_weight_file
+from frcnn.files.weights import Placeholder, find_state_dict, read_weight_file
 
 WRITERS = {
     "zip": lambda content, path: torch.save(content, path),

@@ -7,10 +7,10 @@ import zipfile
 import pytest
 import torch
 
-from frcnn import weight_limits
-from frcnn.checkpoint import load_checkpoint
 from frcnn.errors import CheckpointError
-from frcnn.weight_file import read_weight_file
+from frcnn.files import weight_limits
+from frcnn.files.checkpoint import load_checkpoint
+from frcnn.files.weights import read_weight_file
 
 READERS = [load_checkpoint, read_weight_file]
 

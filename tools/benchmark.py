@@ -1,4 +1,4 @@
-from frcnn.cli.benchmark import main
+from benchmarks.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

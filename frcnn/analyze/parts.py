@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from frcnn.benchmark.stages import Point, our_points
+from frcnn.analyze.stages import Point, our_points
+from frcnn.model.backbone.trunks import Tapped
 from frcnn.model.detector import FasterRCNN
-from frcnn.model.trunks import Tapped
 
 
 def part_points(detector: FasterRCNN) -> list[Point]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from frcnn.check.boxes import BoxFaults
+from frcnn.check.box_checks import BoxFaults
 from frcnn.check.findings import Example, Finding, Source
 
 ENOUGH = 8

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from frcnn.check.images import ImageFacts
-from frcnn.data.raw import RawAnnotation
+from frcnn.check.image_headers import ImageFacts
+from frcnn.data.formats.raw import RawAnnotation
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from frcnn.check.check import Check
 from frcnn.check.repairs import Repairs, plan_repairs
-from frcnn.data import coco, voc
+from frcnn.check.run_checks import Check
+from frcnn.data.formats import coco, voc
 from frcnn.errors import DataError, UserError
 
 MOST_LINES = 20

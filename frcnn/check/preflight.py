@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from frcnn.check.anchors import fit_anchors
-from frcnn.check.check import LEAST_RECALL, MOST_MISSED, AnchorSettings
+from frcnn.check.anchor_fit import fit_anchors
+from frcnn.check.run_checks import LEAST_RECALL, MOST_MISSED, AnchorSettings
 from frcnn.check.statistics import truth_of_dataset
 from frcnn.data.dataset import DetectionDataset
 from frcnn.errors import DataError

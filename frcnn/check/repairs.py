@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from frcnn.check.boxes import TINY, BoxFaults
-from frcnn.check.check import Check
-from frcnn.check.classes import labels_of, plain
-from frcnn.check.files import fits_size, identity
+from frcnn.check.box_checks import TINY, BoxFaults
+from frcnn.check.class_checks import labels_of, plain
+from frcnn.check.file_checks import fits_size, identity
 from frcnn.check.findings import Source
+from frcnn.check.run_checks import Check
 
 MOST_LEAKED = 0.5
 """Share of train that may go because val has it too; beyond it the sets are meant to be the same."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from frcnn.check.anchors import RATIO_EDGES, SIZE_EDGES, GroundTruthBoxes, group_names
-from frcnn.check.boxes import BoxFaults
-from frcnn.check.classes import labels_of
+from frcnn.check.anchor_fit import RATIO_EDGES, SIZE_EDGES, GroundTruthBoxes, group_names
+from frcnn.check.box_checks import BoxFaults
+from frcnn.check.class_checks import labels_of
 from frcnn.check.findings import Source
 from frcnn.data.dataset import DetectionDataset
 

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from frcnn.analyze.build import analyze
-from frcnn.analyze.report import format_analysis
-from frcnn.benchmark.build import count_classes, read_config, read_data
-from frcnn.cli.benchmark import positive, size
-from frcnn.cli.output import write_json
+from benchmarks.build_sides import count_classes, read_config, read_data
+from benchmarks.main import positive, size
+from frcnn.analyze.analyze import analyze
+from frcnn.analyze.parts_table import format_analysis
 from frcnn.cli.run import guarded
+from frcnn.files.output import write_json
 
 EXAMPLES = """\
 examples:

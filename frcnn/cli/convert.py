@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from frcnn.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from frcnn.cli.run import guarded
-from frcnn.convert.build import export_checkpoint, import_checkpoint
-from frcnn.convert.report import describe_import
+from frcnn.convert.build_checkpoint import export_checkpoint, import_checkpoint
+from frcnn.convert.conversion_text import describe_import
 from frcnn.errors import CheckpointError
-from frcnn.files import replacing
-from frcnn.weight_file import read_weight_file
+from frcnn.files.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from frcnn.files.weights import read_weight_file
+from frcnn.files.writing import replacing
 
 EXAMPLES = """\
 examples:

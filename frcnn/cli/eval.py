@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from frcnn.checkpoint import find_checkpoint, load_checkpoint
-from frcnn.cli.output import make_folder, write_json
+from frcnn.annotations import ImageDetections
 from frcnn.cli.run import guarded
 from frcnn.config import Config, load_config, override_config
 from frcnn.config.schema.data import VocSource
-from frcnn.data.build import build_dataset, build_eval_loader
+from frcnn.data.build_data import build_dataset, build_eval_loader
 from frcnn.data.dataset import DetectionDataset
+from frcnn.data.formats.coco_results import read_results, write_results
+from frcnn.data.formats.voc_results import read_voc_results, write_voc_results
 from frcnn.errors import ConfigError, DataError
 from frcnn.evaluation.coco_packages import check_installed
-from frcnn.evaluation.report import evaluate, format_report
-from frcnn.evaluation.results import read_results, write_results
-from frcnn.evaluation.voc_files import read_voc_results, write_voc_results
-from frcnn.inference.device import find_device
+from frcnn.evaluation.evaluate import evaluate, format_report
+from frcnn.files.checkpoint import find_checkpoint, load_checkpoint
+from frcnn.files.output import make_folder, write_json
+from frcnn.inference.detect_dataset import detect
 from frcnn.inference.predictor import restore
-from frcnn.inference.run import detect
-from frcnn.records import ImageDetections
+from frcnn.model.speed.device import find_device
 
 EXAMPLES = """\
 examples:

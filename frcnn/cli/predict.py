@@ -12,17 +12,17 @@ import PIL.Image
 import torch
 from tqdm import tqdm
 
-from frcnn.checkpoint import find_checkpoint
-from frcnn.cli.output import make_folder, save_picture
+from frcnn.annotations import ImageDetections
 from frcnn.cli.predictions import Earlier, Predictions, checksum
 from frcnn.cli.run import guarded
 from frcnn.data.batching import Sample
 from frcnn.data.images import read_image
+from frcnn.draw.boxes import draw_detections
 from frcnn.errors import DataError, UserError
-from frcnn.inference.draw import draw_detections
+from frcnn.files.checkpoint import find_checkpoint
+from frcnn.files.output import make_folder, save_picture
 from frcnn.inference.predictor import Prediction, Predictor, load
 from frcnn.inference.prefetch import prefetched
-from frcnn.records import ImageDetections
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"}
 

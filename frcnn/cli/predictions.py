@@ -6,10 +6,10 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from frcnn.cli.output import explaining, write_json
 from frcnn.errors import UserError
-from frcnn.files import replacing
-from frcnn.reading import read_json
+from frcnn.files.output import explaining, write_json
+from frcnn.files.reading import read_json
+from frcnn.files.writing import replacing
 
 
 class Earlier(NamedTuple):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from frcnn.cli.run import guarded
-from frcnn.inference.device import find_device
-from frcnn.train.bad_step import load_bad_step
-from frcnn.train.replay import replay
+from frcnn.model.speed.device import find_device
+from frcnn.training.faults.bad_step import load_bad_step
+from frcnn.training.faults.replay import replay
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,8 +9,8 @@ import torch
 
 from frcnn.config import Config
 from frcnn.errors import TrainingError, UserError
-from frcnn.train.distributed import World
-from frcnn.train.stop import Stopped
+from frcnn.training.distributed import World
+from frcnn.training.faults.stop import Stopped
 
 WORKER_SIGNALS = {
     "Killed": "as a rule because memory ran out",

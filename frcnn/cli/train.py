@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from frcnn.check.build import preflight_lines
-from frcnn.checkpoint import find_checkpoint
-from frcnn.cli.resume import (
+from frcnn.check.build_checks import preflight_lines
+from frcnn.cli.run import guarded, memory_explained
+from frcnn.config import Config, load_config
+from frcnn.errors import TrainingError
+from frcnn.evaluation.coco_packages import check_installed
+from frcnn.files.checkpoint import find_checkpoint
+from frcnn.runs.resume import (
     check_series,
     holds_what_can_go_on,
     is_finished,
@@ -19,17 +23,7 @@ from frcnn.cli.resume import (
     put_in_place,
     with_seed,
 )
-from frcnn.cli.run import guarded, memory_explained
-from frcnn.config import Config, load_config
-from frcnn.errors import TrainingError
-from frcnn.evaluation.coco_packages import check_installed
-from frcnn.train.build import Experiment, build_experiment, describe
-from frcnn.train.distributed import World, done_by_main, join_world
-from frcnn.train.dry_run import dry_run
-from frcnn.train.initialize import load_weights
-from frcnn.train.lr_find import find_lr
-from frcnn.train.run_folder import RunFolder, describe_environment, prepare_folder, refuse_overwriting
-from frcnn.train.seeds import (
+from frcnn.runs.series import (
     SeriesFolder,
     format_summary,
     refuse_overwriting_series,
@@ -37,8 +31,14 @@ from frcnn.train.seeds import (
     start_series,
     write_summary,
 )
-from frcnn.train.stop import Stopped
-from frcnn.train.trainer import train
+from frcnn.training.build_experiment import Experiment, build_experiment, describe
+from frcnn.training.distributed import World, done_by_main, join_world
+from frcnn.training.dry_run import dry_run
+from frcnn.training.faults.stop import Stopped
+from frcnn.training.init_from import load_weights
+from frcnn.training.lr_find import find_lr
+from frcnn.training.run_folder import RunFolder, describe_environment, prepare_folder, refuse_overwriting
+from frcnn.training.trainer import train
 
 EXAMPLES = """\
 examples:

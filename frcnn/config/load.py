@@ -12,8 +12,8 @@ from frcnn.config.explain import Layer, explain
 from frcnn.config.merge import merge, nest
 from frcnn.config.schema import Config
 from frcnn.errors import ConfigError
-from frcnn.limits import CONFIG_BASES, CONFIG_BYTES
-from frcnn.reading import read_text, shown
+from frcnn.files.limits import CONFIG_BASES, CONFIG_BYTES
+from frcnn.files.reading import read_text, shown
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from frcnn.limits import CONFIG_DEPTH, CONFIG_DIGITS, CONFIG_NODES
+from frcnn.files.limits import CONFIG_DEPTH, CONFIG_DIGITS, CONFIG_NODES
 
 _SCALARS = {
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),

@@ -24,7 +24,7 @@ from frcnn.convert.conversion import (
 )
 from frcnn.convert.resnets import find_resnet
 from frcnn.errors import CheckpointError
-from frcnn.model.weights import torchvision_resnet_key
+from frcnn.model.backbone.pretrained import torchvision_resnet_key
 
 PROGRAM = "detectron2"
 NUM_RATIOS = 3

@@ -1,11 +1,11 @@
 """Data sets, transforms, and loaders of padded batches."""
 
+from frcnn.data.augment.transforms import TestTransform, TrainTransform, resized_size
 from frcnn.data.batching import Sample, collate
-from frcnn.data.build import build_dataset, build_datasets, build_eval_loader, build_train_loader
+from frcnn.data.build_data import build_dataset, build_datasets, build_eval_loader, build_train_loader
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
-from frcnn.data.transforms import TestTransform, TrainTransform, resized_size
 
 __all__ = [
     "DetectionDataset",

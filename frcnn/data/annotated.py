@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from frcnn.annotations import ImageRecord
 from frcnn.data.dataset import DetectionDataset, check_class_names, did_you_mean, unused_ids
+from frcnn.data.formats.raw import RawAnnotation
 from frcnn.data.problems import ErrorPolicy
-from frcnn.data.raw import RawAnnotation
 from frcnn.errors import DataError
-from frcnn.records import ImageRecord
 
 IMAGE_FAULTS = ("unreadable", "no size")
 """Kinds of `Fault` that make an image unusable."""

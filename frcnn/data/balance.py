@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from frcnn.annotations import ImageRecord
 from frcnn.errors import DataError
-from frcnn.records import ImageRecord
 
 
 def repeat_factors(records: Sequence[ImageRecord], *, num_classes: int, threshold: float) -> list[float]:

@@ -9,11 +9,11 @@ from unicodedata import category
 
 from torch import Tensor
 
+from frcnn.annotations import ImageRecord
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
 from frcnn.errors import DataError
-from frcnn.reading import shown
-from frcnn.records import ImageRecord
+from frcnn.files.reading import shown
 
 
 class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are ever made

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from frcnn.data.jpeg import decode_sequential
 from frcnn.errors import DataError
-from frcnn.limits import IMAGE_PIXELS
-from frcnn.reading import size_of
+from frcnn.files.limits import IMAGE_PIXELS
+from frcnn.files.reading import size_of
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 """What is read, by Pillow's names; the others are rare, little tested, or run another program (EPS)."""

@@ -13,10 +13,10 @@ from weakref import ReferenceType, ref
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from frcnn.data.augment.transforms import TestTransform, TrainTransform
 from frcnn.data.batching import Sample, collate
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.sampler import Key, image_generator, image_seed
-from frcnn.data.transforms import TestTransform, TrainTransform
 from frcnn.errors import DataError, TrainingError
 from frcnn.structures import Batch
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from frcnn.annotations import ImageDetections, ImageRecord
 from frcnn.evaluation.coco_matching import CocoTables, evaluate_tables
 from frcnn.evaluation.coco_packages import evaluate_by_package
 from frcnn.evaluation.table import join_detections, join_objects
-from frcnn.records import ImageDetections, ImageRecord
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """In the order of pycocotools' `stats`: AP at IoU 0.50:0.95, 0.50, 0.75, small, medium, large; AR likewise at

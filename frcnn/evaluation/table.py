@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from frcnn.records import ImageDetections, ImageRecord
+from frcnn.annotations import ImageDetections, ImageRecord
 
 MOST_PAIRS = 2**20
 """Detections with objects that are compared at once; a pair takes about 150 bytes."""

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from frcnn.annotations import ImageDetections, ImageRecord
 from frcnn.evaluation.table import DetectionTable, ObjectTable, join_detections, join_objects, pair_up_in_parts, runs
-from frcnn.records import ImageDetections, ImageRecord
 
 RECALL_POINTS = (0.0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """The points of the 11-point rule as MATLAB's 0:0.1:1 has them, see `evaluate_voc`."""

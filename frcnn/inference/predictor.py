@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frcnn.checkpoint import find_checkpoint, load_checkpoint, weights_to_use
 from frcnn.config import Config, parse_config
+from frcnn.data.augment.transforms import TestTransform
 from frcnn.data.batching import Sample, collate
 from frcnn.data.images import from_pil, read_image
-from frcnn.data.transforms import TestTransform
 from frcnn.errors import CheckpointError, DataError
-from frcnn.inference.compiled import CompiledDetector, check_compiler, compiled_detector
-from frcnn.inference.device import find_device, set_tf32
-from frcnn.inference.run import detect_batch
-from frcnn.model.build import build_from_config
+from frcnn.files.checkpoint import find_checkpoint, load_checkpoint, weights_to_use
+from frcnn.inference.detect_dataset import detect_batch
+from frcnn.model.build_detector import build_from_config
 from frcnn.model.detector import FasterRCNN
-from frcnn.model.placement import copy_for_detection
+from frcnn.model.speed.compiled import CompiledDetector, check_compiler, compiled_detector
+from frcnn.model.speed.device import find_device, set_tf32
+from frcnn.model.speed.placement import copy_for_detection
 
 COMPILE = "--compile"
 """What detection is compiled by, for messages."""

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from frcnn.model.anchors import AnchorGenerator
-from frcnn.model.backbone import Backbone
-from frcnn.model.box_head import RoiHead
-from frcnn.model.rpn import RpnHead
+from frcnn.model.backbone.backbone import Backbone
+from frcnn.model.roi.heads import RoiHead
+from frcnn.model.rpn.anchors import AnchorGenerator
+from frcnn.model.rpn.head import RpnHead
 from frcnn.ops import boxes as box_ops
 from frcnn.ops.pixel_table import PixelTable, pixel_table
 from frcnn.structures import Batch, Detections, GroundTruth, Losses, Proposals, RpnOutput

@@ -2,7 +2,7 @@
 
 import torch
 
-from frcnn.benchmark.build import build_sides
+from benchmarks.build_sides import build_sides
 from frcnn.config import parse_config
 
 BACKBONE = {"name": "resnet18", "weights": None, "neck": "fpn", "strides": [8, 16], "neck_channels": 16}

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from frcnn.benchmark import build_detectron2
-from frcnn.benchmark.agreement import compare_detections, compare_training
-from frcnn.benchmark.build_torchvision import in_their_names
+from benchmarks import build_detectron2
+from benchmarks.agreement import compare_detections, compare_training
+from benchmarks.build_torchvision import in_their_names
 from frcnn.config import parse_config
 from frcnn.convert import from_detectron2
-from frcnn.model.build import build_from_config
+from frcnn.model.build_detector import build_from_config
 from tests.benchmark.sides import ALL, NO_PEER, settings, small_sides
 from tests.convert import peers
 

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from frcnn.benchmark.compare import compare
-from frcnn.benchmark.graphs import count_graph_breaks, count_host_syncs
-from frcnn.benchmark.memory import bytes_held, cpu_peak
-from frcnn.benchmark.plot import draw_sweep
-from frcnn.benchmark.report import format_comparison, format_point, gain
-from frcnn.benchmark.sweep import sweep
-from frcnn.inference.compiled import CompiledDetector
+from benchmarks.compare import compare
+from benchmarks.comparison_text import format_comparison, format_point, gain
+from benchmarks.graphs import count_graph_breaks, count_host_syncs
+from benchmarks.memory import bytes_held, cpu_peak
+from benchmarks.sweep import sweep
+from benchmarks.sweep_plot import draw_sweep
+from frcnn.model.speed.compiled import CompiledDetector
 from tests.benchmark.sides import NO_PEER, small_sides
 
 
@@ -88,7 +88,7 @@ def test_a_compiled_side_has_no_stages(monkeypatch):
     def compile_eagerly(ours):
         ours.compiled = CompiledDetector(ours.model, tell=ours.notes.append, setting="test", backend="eager")
 
-    monkeypatch.setattr("frcnn.benchmark.compare.compile_ours", compile_eagerly)
+    monkeypatch.setattr("benchmarks.compare.compile_ours", compile_eagerly)
     result = compare(small_sides(), "detect", rounds=1, warmup=1, compiles=True)
     assert ["stages" in side for side in result["sides"].values()] == [False, True]
     assert "share of a step, forward + backward" in format_comparison(result)

@@ -1,5 +1,5 @@
-from frcnn.benchmark.evaluation import as_coco, compare_evaluation, make_up
-from frcnn.benchmark.report import format_evaluation
+from benchmarks.comparison_text import format_evaluation
+from benchmarks.evaluation import as_coco, compare_evaluation, make_up
 
 
 def test_made_up_data_have_the_numbers_asked_for():
@@ -23,7 +23,7 @@ def test_both_give_the_same_numbers():
 
 
 def test_numbers_that_differ_have_no_ratio(monkeypatch):
-    monkeypatch.setattr("frcnn.benchmark.evaluation.run_pycocotools", lambda *_: [0.5] * 12)
+    monkeypatch.setattr("benchmarks.evaluation.run_pycocotools", lambda *_: [0.5] * 12)
     result = compare_evaluation(images=5, classes=2, detections=50, rounds=1)
     assert result["ratio"] is None
     assert "no ratio: the 12 numbers differ" in format_evaluation(result)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from PIL import Image
 
-from frcnn.benchmark.build_loading import compare_config_loading
-from frcnn.benchmark.loading import RATIOS, differences, one_thread
-from frcnn.benchmark.report import format_loading
+from benchmarks.build_loading import compare_config_loading
+from benchmarks.comparison_text import format_loading
+from benchmarks.loading import RATIOS, differences, one_thread
 from frcnn.config import parse_config
 from tests.benchmark.sides import settings
 
@@ -40,7 +40,7 @@ def test_other_pixels_are_seen(other, reason):
 
 
 def test_without_the_same_pixels_there_is_no_ratio(tmp_path, monkeypatch):
-    monkeypatch.setattr("frcnn.benchmark.loading.open_by_pil", lambda path: Image.new("RGB", (640, 480)))
+    monkeypatch.setattr("benchmarks.loading.open_by_pil", lambda path: Image.new("RGB", (640, 480)))
     config = parse_config(settings(), source="test")
     result = compare_config_loading(config, is_drawn=True, folder=tmp_path, images=1, rounds=1)
     assert all(result[name] is None for name in RATIOS)

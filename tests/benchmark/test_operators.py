@@ -4,8 +4,8 @@ import pytest
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
-from frcnn.benchmark.operators import STEP, read_events
-from frcnn.benchmark.stages import PREFIX
+from benchmarks.operators import STEP, read_events
+from frcnn.analyze.stages import PREFIX
 
 
 def event(number, name, start, end, *, parent=None, kernels=(), device=DeviceType.CPU):

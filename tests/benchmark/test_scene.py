@@ -2,7 +2,7 @@
 
 import torch
 
-from frcnn.benchmark.scene import SceneSettings, draw_scene, made_up_boxes
+from frcnn.analyze.scene import SceneSettings, draw_scene, made_up_boxes
 
 SETTINGS = SceneSettings(
     size=(80, 100), short_side=80, long_side=100, batch=3, objects=None, num_classes=2, channels="rgb"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from frcnn.check.anchors import GroundTruthBoxes, best_iou, fit_anchors, recall_by_ratio, recall_by_size
+from frcnn.check.anchor_fit import GroundTruthBoxes, best_iou, fit_anchors, recall_by_ratio, recall_by_size
 from frcnn.check.clusters import centred_iou, cluster_shapes, round_shapes, shapes_of
-from frcnn.model.anchors import AnchorGenerator
-from frcnn.model.assignment import is_on_image
+from frcnn.model.matching import is_on_image
+from frcnn.model.rpn.anchors import AnchorGenerator
 from frcnn.ops import boxes as box_ops
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frcnn.check.build import check_config
+from frcnn.check.build_checks import check_config
 from frcnn.config import parse_config
 from tests.check.data_sets import (
     HEIGHT,

@@ -6,11 +6,11 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from frcnn.check.build import check_config
+from frcnn.check.build_checks import check_config
 from frcnn.check.fix import write_fixed
 from frcnn.cli.train import main as train
 from frcnn.config import parse_config
-from frcnn.data.build import build_dataset
+from frcnn.data.build_data import build_dataset
 from frcnn.errors import UserError
 from tests.check.data_sets import HEIGHT, WIDTH, CocoFiles, VocFolder, clean_voc, write_config
 from tests.check.test_broken import CLASSES, broken_voc

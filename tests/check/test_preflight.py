@@ -5,10 +5,10 @@ import random
 import numpy as np
 import torch
 
-from frcnn.check.build import preflight_lines
+from frcnn.check.build_checks import preflight_lines
 from frcnn.cli.train import main as train
 from frcnn.config import parse_config
-from frcnn.data.build import build_datasets
+from frcnn.data.build_data import build_datasets
 from tests.check.data_sets import clean_voc, shapes_settings, write_config
 
 STRIDES = (8, 16, 32)

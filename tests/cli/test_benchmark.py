@@ -4,7 +4,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from frcnn.cli.benchmark import main
+from benchmarks.main import main
 from tests.benchmark.sides import FPN, settings
 
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from frcnn.checkpoint import load_checkpoint
+from frcnn.annotations import ImageDetections
 from frcnn.cli.eval import file_name, main
 from frcnn.cli.run import guarded
 from frcnn.config import parse_config, to_yaml
-from frcnn.data.build import build_dataset
-from frcnn.data.shapes import CLASS_NAMES
+from frcnn.data.build_data import build_dataset
+from frcnn.data.formats.coco_results import write_results
+from frcnn.data.formats.shapes import CLASS_NAMES
 from frcnn.errors import TrainingError
-from frcnn.evaluation.results import write_results
-from frcnn.records import ImageDetections
+from frcnn.files.checkpoint import load_checkpoint
 from tests.inference.trained import raw_config, save_small_checkpoint
 
 

@@ -6,10 +6,10 @@ from PIL import Image
 
 import frcnn
 from frcnn.cli import predict
-from frcnn.cli.output import save_picture
 from frcnn.cli.predict import find_images, main, picture_paths
 from frcnn.data.images import read_image
 from frcnn.errors import DataError
+from frcnn.files.output import save_picture
 from tests.inference.trained import save_small_checkpoint
 
 

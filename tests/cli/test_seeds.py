@@ -6,12 +6,12 @@ import statistics
 import pytest
 import yaml
 
-from frcnn.checkpoint import load_checkpoint, save_checkpoint
 from frcnn.cli import train as command
 from frcnn.cli.eval import main as evaluate
 from frcnn.cli.train import main
 from frcnn.errors import DataError, TrainingError
-from frcnn.train.seeds import SeriesFolder, format_summary, summarise, write_summary
+from frcnn.files.checkpoint import load_checkpoint, save_checkpoint
+from frcnn.runs.series import SeriesFolder, format_summary, summarise, write_summary
 from tests.train.experiments import Killed, differing, tiny_settings
 from tests.train.ranks import spawn_ranks
 

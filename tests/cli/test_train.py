@@ -4,8 +4,8 @@ import pytest
 import torch
 import yaml
 
-from frcnn.checkpoint import load_checkpoint
 from frcnn.cli.train import main
+from frcnn.files.checkpoint import load_checkpoint
 from tests.train.experiments import tiny_settings
 
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_status_1(config, tmp_path, capsys, monkeypatch):
     def full(path, keep=None):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("frcnn.checkpoint.replacing", full)
+    monkeypatch.setattr("frcnn.files.checkpoint.replacing", full)
     assert main([str(config), "--out", str(tmp_path / "run")]) == 1
     message = capsys.readouterr().err
     assert "last.pt: cannot write the checkpoint: No space left on device" in message

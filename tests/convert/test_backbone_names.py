@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from frcnn.model.weights import read_weights, torchvision_resnet_key
+from frcnn.model.backbone.pretrained import read_weights, torchvision_resnet_key
 from tests.convert import peers
 
 NORM = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}

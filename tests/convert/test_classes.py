@@ -2,7 +2,7 @@ import pytest
 from torchvision.models._meta import _COCO_CATEGORIES, _VOC_CATEGORIES
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from frcnn.convert.classes import COCO_IDS, COCO_NAMES, COCO_OUTPUTS, VOC_NAMES, find_classes
+from frcnn.convert.class_rows import COCO_IDS, COCO_NAMES, COCO_OUTPUTS, VOC_NAMES, find_classes
 from frcnn.errors import CheckpointError
 
 

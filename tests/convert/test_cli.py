@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 
-from frcnn.checkpoint import load_checkpoint
 from frcnn.cli import main as program
 from frcnn.cli.convert import main
+from frcnn.files.checkpoint import load_checkpoint
 from tests.inference.trained import save_small_checkpoint
 
 SMALL = ["data.short_side=96", "data.long_side=128", "model.detect.score_threshold=0"]

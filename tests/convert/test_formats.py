@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from frcnn.config import load_config
-from frcnn.convert.build import find_base_config, import_checkpoint
-from frcnn.convert.classes import COCO_IDS, COCO_NAMES
+from frcnn.convert.build_checkpoint import find_base_config, import_checkpoint
+from frcnn.convert.class_rows import COCO_IDS, COCO_NAMES
 from frcnn.errors import CheckpointError, ConfigError
 from tests.convert import peers
 

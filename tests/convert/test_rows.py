@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from frcnn.convert.formats import find_conversion
-from frcnn.model.anchors import cell_anchors
-from frcnn.model.box_head import BoxPredictor
-from frcnn.model.rpn import RpnHead
+from frcnn.model.roi.heads import BoxPredictor
+from frcnn.model.rpn.anchors import cell_anchors
+from frcnn.model.rpn.head import RpnHead
 from frcnn.ops.boxes import decode
 from tests.convert import peers
 

@@ -14,10 +14,10 @@ from torchvision.models.detection import (
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from frcnn.config import parse_config
-from frcnn.convert.build import export_checkpoint, import_checkpoint
-from frcnn.convert.classes import COCO_OUTPUTS
+from frcnn.convert.build_checkpoint import export_checkpoint, import_checkpoint
+from frcnn.convert.class_rows import COCO_OUTPUTS
 from frcnn.errors import CheckpointError
-from frcnn.model.build import build_detector
+from frcnn.model.build_detector import build_detector
 from tests.convert import peers
 
 NAMES = ["cat", "dog"]

@@ -1,9 +1,9 @@
 """Datasets made straight from the files of one source."""
 
 from frcnn.data.annotated import AnnotatedDataset
-from frcnn.data.coco import read_coco
+from frcnn.data.formats.coco import read_coco
+from frcnn.data.formats.voc import read_voc
 from frcnn.data.problems import ErrorPolicy
-from frcnn.data.voc import read_voc
 
 
 def voc_dataset(root, *, split="trainval", on_error="raise", coordinates="edges", problems=None, **options):

@@ -7,13 +7,13 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from frcnn.annotations import ImageRecord
 from frcnn.config.schema import DataConfig
 from frcnn.data import build_dataset, build_train_loader
 from frcnn.data.balance import class_balanced_factors, repeat_factors
-from frcnn.data.build import build_factors
+from frcnn.data.build_data import build_factors
 from frcnn.data.sampler import TrainSampler, draw_epoch, epoch_batches, epoch_size, order_generator
 from frcnn.errors import DataError
-from frcnn.records import ImageRecord
 
 FACTORS = [1.0, 1.25, 3.6, 0.3, 0.0, 2.0, 1 / 3, 1 / 3, 1 / 3, 1.05]
 IS_WIDE = [index % 3 != 0 for index in range(len(FACTORS))]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from frcnn.annotations import ImageRecord
 from frcnn.config.schema import DataConfig
 from frcnn.data import DetectionDataset, ErrorPolicy, build_dataset, build_datasets
 from frcnn.data.concat import ConcatDataset
 from frcnn.data.dataset import check_class_names
-from frcnn.data.shapes import CLASS_NAMES, ShapesDataset
+from frcnn.data.formats.shapes import CLASS_NAMES, ShapesDataset
 from frcnn.errors import DataError
-from frcnn.records import ImageRecord
 
 
 class Other(DetectionDataset):

@@ -8,8 +8,8 @@ import torch
 
 from frcnn.config.schema import DataConfig
 from frcnn.data import build_dataset, build_eval_loader, build_train_loader
+from frcnn.data.augment.transforms import TrainTransform
 from frcnn.data.loader import TrainSamples
-from frcnn.data.transforms import TrainTransform
 from frcnn.errors import DataError
 from frcnn.structures import Batch, GroundTruth
 

@@ -4,10 +4,11 @@ from collections import Counter
 
 import pytest
 
-from frcnn.check.build import check_config
+from frcnn.check.build_checks import check_config
 from frcnn.config import parse_config
-from frcnn.data import build_dataset, coco, voc
-from frcnn.train.build import build_experiment
+from frcnn.data import build_dataset
+from frcnn.data.formats import coco, voc
+from frcnn.training.build_experiment import build_experiment
 from tests.check.data_sets import CocoFiles, clean_voc
 from tests.train.experiments import WORLD
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frcnn.data.formats.voc import parse_annotation
 from frcnn.data.images import read_image
-from frcnn.data.voc import parse_annotation
 from frcnn.errors import DataError
 from tests.data.sources import coco_dataset, voc_dataset
 from tests.fuzz.mutations import BILLION

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from frcnn.data.formats.shapes import CLASS_NAMES, MIN_VISIBLE, ShapesDataset, place_shapes, rasterise
 from frcnn.data.problems import ErrorPolicy
-from frcnn.data.shapes import CLASS_NAMES, MIN_VISIBLE, ShapesDataset, place_shapes, rasterise
 
 
 def make(num_images=60, seed=0, height=256, width=256):
@@ -85,7 +85,7 @@ def test_records_agree_with_the_placing(dataset):
 
 def test_pixels_show_what_the_record_says(dataset):
     """Painted with and without its shapes, an image differs mostly within the shapes."""
-    from frcnn.data.shapes import paint
+    from frcnn.data.formats.shapes import paint
 
     for index in range(6):
         shapes, owner = place_shapes(np.random.default_rng([0, index, 1]), 256, 256)

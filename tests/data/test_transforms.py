@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.transforms import functional as oracle
 
+from frcnn.data.augment.transforms import TestTransform, TrainTransform, flip, resize, resized_size
 from frcnn.data.sampler import image_generator
-from frcnn.data.transforms import TestTransform, TrainTransform, flip, resize, resized_size
 
 
 @pytest.fixture

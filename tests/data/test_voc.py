@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from frcnn.data.voc import read_voc
+from frcnn.data.formats.voc import read_voc
 from frcnn.errors import DataError
 from tests.data.sources import voc_dataset as load
 

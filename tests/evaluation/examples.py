@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from frcnn.records import ImageDetections, ImageRecord
+from frcnn.annotations import ImageDetections, ImageRecord
 
 
 def make_record(boxes, labels, *, image_id=1, size=(200, 200), areas=None, crowd=(), difficult=()) -> ImageRecord:

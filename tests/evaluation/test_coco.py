@@ -9,11 +9,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from frcnn.annotations import ImageDetections, ImageRecord
+from frcnn.data.formats.coco_results import read_results, write_results
 from frcnn.errors import ConfigError
 from frcnn.evaluation import coco_packages, table
 from frcnn.evaluation.coco import METRICS, evaluate_coco
-from frcnn.evaluation.results import read_results, write_results
-from frcnn.records import ImageDetections, ImageRecord
 from tests.data.sources import coco_dataset
 from tests.evaluation.examples import make_detections, make_record, random_case
 

@@ -1,6 +1,6 @@
 import json
 
-from frcnn.evaluation.report import evaluate, format_report
+from frcnn.evaluation.evaluate import evaluate, format_report
 from tests.evaluation.examples import make_detections, make_record, random_case
 
 

@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
+from frcnn.data.formats.coco_results import read_results, write_results
 from frcnn.errors import DataError
-from frcnn.evaluation.results import read_results, write_results
 from tests.evaluation.examples import make_detections, make_record, random_case
 
 IDS = [3, 7, 90]

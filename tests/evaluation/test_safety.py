@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from frcnn.data.formats.coco_results import read_results
+from frcnn.data.formats.voc_results import read_voc_results
 from frcnn.errors import DataError
-from frcnn.evaluation.results import read_results
-from frcnn.evaluation.voc_files import read_voc_results
 from tests.evaluation.examples import make_record
 
 GOOD = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 5, 5], "score": 0.5}

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
+from frcnn.data.formats.voc_results import read_voc_results, results_file_name, write_voc_results
 from frcnn.errors import DataError
-from frcnn.evaluation.report import evaluate
-from frcnn.evaluation.voc_files import read_voc_results, results_file_name, write_voc_results
+from frcnn.evaluation.evaluate import evaluate
 from tests.evaluation.examples import make_detections, make_record, random_case
 
 NAMES = ["cup", "tea cup", "a/b"]

@@ -14,17 +14,17 @@ import yaml
 from PIL import Image
 
 import frcnn
-from frcnn.checkpoint import save_checkpoint
 from frcnn.config import dump_config, load_config
 from frcnn.data.annotated import AnnotatedDataset
-from frcnn.data.coco import read_coco
+from frcnn.data.formats.coco import read_coco
+from frcnn.data.formats.coco_results import read_results, write_results
+from frcnn.data.formats.voc_results import read_voc_results, write_voc_results
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
 from frcnn.errors import UserError
-from frcnn.evaluation.results import read_results, write_results
-from frcnn.evaluation.voc_files import read_voc_results, write_voc_results
-from frcnn.model.build import build_detector
-from frcnn.weight_file import find_state_dict, read_weight_file
+from frcnn.files.checkpoint import save_checkpoint
+from frcnn.files.weights import find_state_dict, read_weight_file
+from frcnn.model.build_detector import build_detector
 from tests.data.sources import coco_dataset, voc_dataset
 from tests.evaluation.examples import random_case
 from tests.fuzz import mutations

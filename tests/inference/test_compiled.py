@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError
-from frcnn.inference import compiled as module
-from frcnn.inference.compiled import CompiledDetector, CompiledFunction, check_compiler, compiled_detector
+from frcnn.model.speed import compiled as module
+from frcnn.model.speed.compiled import CompiledDetector, CompiledFunction, check_compiler, compiled_detector
 from tests.model.detectors import ALL, random_batch, small_detector
 
 CPU = torch.device("cpu")

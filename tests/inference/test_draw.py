@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from frcnn.inference.draw import class_colour, draw_comparison, draw_detections
+from frcnn.draw.boxes import class_colour, draw_comparison, draw_detections
 from tests.evaluation.examples import make_detections, make_record
 
 NAMES = ["cat", "dog"]

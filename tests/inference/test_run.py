@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from frcnn.inference.run import detect, evaluation_mode
+from frcnn.inference.detect_dataset import detect, evaluation_mode
 from frcnn.structures import Detections
 from tests.model.detectors import random_batch, small_detector
 

@@ -3,10 +3,10 @@
 import pytest
 
 import frcnn
-from frcnn.checkpoint import save_checkpoint
 from frcnn.config import dump_config
 from frcnn.errors import CheckpointError
-from frcnn.model.build import build_detector
+from frcnn.files.checkpoint import save_checkpoint
+from frcnn.model.build_detector import build_detector
 from tests.train.experiments import tiny_config
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from frcnn.checkpoint import save_checkpoint
 from frcnn.config import dump_config, parse_config
-from frcnn.data.shapes import CLASS_NAMES
+from frcnn.data.formats.shapes import CLASS_NAMES
+from frcnn.files.checkpoint import save_checkpoint
 from tests.model.detectors import FPN, small_detector
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from frcnn.train.distributed import join_world
+from frcnn.training.distributed import join_world
 from tests.train.experiments import Killed, differing, resume, run, tiny_settings
 from tests.train.ranks import free_port, spawn_ranks
 
@@ -52,7 +52,7 @@ def test_resumed_weights_are_equal_to_the_bit(whole, tmp_path):
 
 
 def test_a_kill_while_evaluating_repeats_the_evaluation(whole, tmp_path, monkeypatch):
-    from frcnn.train import trainer
+    from frcnn.training import trainer
 
     def killed(*_, **__):
         raise Killed

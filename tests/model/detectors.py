@@ -3,7 +3,7 @@
 import torch
 
 from frcnn.config.schema import ModelConfig
-from frcnn.model.build import build_detector
+from frcnn.model.build_detector import build_detector
 from frcnn.structures import Batch, GroundTruth
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

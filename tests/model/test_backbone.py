@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 
 from frcnn.errors import ConfigError
-from frcnn.model.backbone import has_batch_norm
-from frcnn.model.trunks import TORCHVISION_TRUNKS
+from frcnn.model.backbone.backbone import has_batch_norm
+from frcnn.model.backbone.trunks import TORCHVISION_TRUNKS
 from tests.model.trunk_checks import assert_maps_as_declared, assert_trains_but_for_frozen, build
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError
-from frcnn.model.backbone import has_batch_norm
+from frcnn.model.backbone.backbone import has_batch_norm
 from tests.model.trunk_checks import assert_maps_as_declared, assert_trains_but_for_frozen, build
 
 timm = pytest.importorskip("timm")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from frcnn.model.box_head import ConvFcHead
+from frcnn.model.roi.heads import ConvFcHead
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (40, 8)])

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from frcnn.config.schema import ModelConfig
 from frcnn.errors import ConfigError
-from frcnn.model.assignment import match_boxes
-from frcnn.model.backbone import build_backbone
-from frcnn.model.box_head import BoxPredictor, ConvFcHead
-from frcnn.model.build import build_detector
-from frcnn.model.fpn import FeaturePyramid
-from frcnn.model.rpn import RpnHead
+from frcnn.model.backbone.backbone import build_backbone
+from frcnn.model.backbone.fpn import FeaturePyramid
+from frcnn.model.build_detector import build_detector
+from frcnn.model.matching import match_boxes
+from frcnn.model.roi.heads import BoxPredictor, ConvFcHead
+from frcnn.model.rpn.head import RpnHead
 from frcnn.ops import boxes as box_ops
 from frcnn.ops.nms import nms
 from frcnn.structures import GroundTruth

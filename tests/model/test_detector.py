@@ -5,10 +5,10 @@ import torch
 
 from frcnn.config.schema import ModelConfig
 from frcnn.errors import ConfigError
-from frcnn.model.assignment import sample_rois
-from frcnn.model.build import build_detector
-from frcnn.model.detection import detect
-from frcnn.model.rpn import propose
+from frcnn.model.build_detector import build_detector
+from frcnn.model.matching import sample_rois
+from frcnn.model.roi.detection import detect
+from frcnn.model.rpn.head import propose
 from frcnn.structures import GroundTruth, Proposals, RpnOutput
 from tests.model.detectors import ALL, FPN, MEAN, STD, random_batch, small_detector
 

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from frcnn.model.fpn import FeaturePyramid
+from frcnn.model.backbone.fpn import FeaturePyramid
 
 
 def random_maps(*sizes):

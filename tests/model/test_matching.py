@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from frcnn.benchmark.memory import cpu_peak
-from frcnn.model import assignment
-from frcnn.model.assignment import match_boxes
+from benchmarks.memory import cpu_peak
+from frcnn.model import matching as assignment
+from frcnn.model.matching import match_boxes
 from frcnn.structures import GroundTruth
 
 

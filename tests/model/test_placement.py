@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from frcnn.model import folding
-from frcnn.model.folding import find_pairs, fold_all, fold_frozen
-from frcnn.model.placement import copy_for_detection, place_for_training
+from frcnn.model.speed import folding
+from frcnn.model.speed.folding import find_pairs, fold_all, fold_frozen
+from frcnn.model.speed.placement import copy_for_detection, place_for_training
 from tests.model.detectors import C4, FPN, random_batch, small_detector
 
 CPU = torch.device("cpu")

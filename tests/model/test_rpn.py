@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from frcnn.model.rpn import RpnHead
+from frcnn.model.rpn.head import RpnHead
 from frcnn.ops.pixel_table import pixel_table
 from tests.model.detectors import random_batch, small_detector
 

@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from frcnn.errors import CheckpointError
-from frcnn.model.trunks import TORCHVISION_TRUNKS
-from frcnn.model.weights import load_weights, read_imagenet_weights, read_weights
+from frcnn.model.backbone.pretrained import load_weights, read_imagenet_weights, read_weights
+from frcnn.model.backbone.trunks import TORCHVISION_TRUNKS
 from tests.model.trunk_checks import build
 
 IMAGENET_FILES = {

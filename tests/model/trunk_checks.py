@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from frcnn.model.backbone import build_backbone
+from frcnn.model.backbone.backbone import build_backbone
 
 SETTINGS = {
     "weights": None,

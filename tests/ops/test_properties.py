@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frcnn.data.transforms import flip, flip_vertically, resize_boxes, resized_size
+from frcnn.data.augment.transforms import flip, flip_vertically, resize_boxes, resized_size
 from frcnn.ops.boxes import clip, decode, encode, iou, to_original
 from frcnn.ops.nms import nms
 from frcnn.ops.roi_pooling import assign_levels

@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors
 from torchvision.models.detection.image_list import ImageList
 
-from frcnn.model.anchors import AnchorGenerator, cell_anchors
+from frcnn.model.rpn.anchors import AnchorGenerator, cell_anchors
 
 RATIOS = (0.5, 1.0, 2.0)
 

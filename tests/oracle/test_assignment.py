@@ -7,8 +7,8 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import box_iou
 
-from frcnn.model.assignment import label_anchors, match_boxes
-from frcnn.model.losses import roi_losses, rpn_losses
+from frcnn.model.losses.losses import roi_losses, rpn_losses
+from frcnn.model.matching import label_anchors, match_boxes
 from frcnn.structures import AnchorLabels, GroundTruth, RoiSamples, RpnOutput
 
 SETTINGS = {

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from frcnn.model.anchors import AnchorGenerator, cell_anchors
-from frcnn.model.box_head import RoiPooling
-from frcnn.model.detection import detect
 from frcnn.model.detector import FasterRCNN
-from frcnn.model.rpn import propose
+from frcnn.model.roi.detection import detect
+from frcnn.model.roi.heads import RoiPooling
+from frcnn.model.rpn.anchors import AnchorGenerator, cell_anchors
+from frcnn.model.rpn.head import propose
 from frcnn.ops import boxes as box_ops
 from frcnn.ops.roi_pooling import roi_pool
 from frcnn.structures import GroundTruth, Proposals, RpnOutput

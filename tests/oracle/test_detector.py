@@ -12,10 +12,10 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as F
 
 from frcnn.convert.from_torchvision import convert
+from frcnn.data.formats.shapes import ShapesDataset
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
-from frcnn.data.shapes import ShapesDataset
-from frcnn.model import assignment
+from frcnn.model import matching as assignment
 from frcnn.model.detector import FasterRCNN
 from frcnn.structures import Batch, GroundTruth
 from tests.oracle import torchvision_models

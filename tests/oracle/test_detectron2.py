@@ -11,10 +11,10 @@ import torch
 
 from frcnn.config import load_config
 from frcnn.convert.from_detectron2 import convert
+from frcnn.data.formats.shapes import ShapesDataset
 from frcnn.data.problems import ErrorPolicy
-from frcnn.data.shapes import ShapesDataset
-from frcnn.model.build import build_detector
-from frcnn.model.losses import roi_losses, rpn_losses
+from frcnn.model.build_detector import build_detector
+from frcnn.model.losses.losses import roi_losses, rpn_losses
 from frcnn.ops.roi_pooling import assign_levels
 from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
 from tests.convert import peers

@@ -9,7 +9,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from frcnn.config import load_config
 from frcnn.convert.from_torchvision import convert
-from frcnn.model.build import build_detector
+from frcnn.model.build_detector import build_detector
 
 NAMES = (
     "fasterrcnn_resnet50_fpn",

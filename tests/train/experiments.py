@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from frcnn.checkpoint import load_checkpoint
 from frcnn.config import Config, parse_config
-from frcnn.train.build import Experiment, build_experiment
-from frcnn.train.distributed import World
-from frcnn.train.run_folder import RunFolder, prepare_folder
-from frcnn.train.state import Progress
-from frcnn.train.trainer import train
+from frcnn.files.checkpoint import load_checkpoint
+from frcnn.training.build_experiment import Experiment, build_experiment
+from frcnn.training.distributed import World
+from frcnn.training.run_folder import RunFolder, prepare_folder
+from frcnn.training.state import Progress
+from frcnn.training.trainer import train
 
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from frcnn.checkpoint import load_checkpoint
 from frcnn.errors import ConfigError
-from frcnn.inference.compiled import CompiledDetector
-from frcnn.train import build as build_module
-from frcnn.train import step as step_module
-from frcnn.train.batches import train_loader
-from frcnn.train.build import build_experiment, check_settings
-from frcnn.train.distributed import join_world
-from frcnn.train.metrics import Clock
-from frcnn.train.step import prepared, train_step
+from frcnn.files.checkpoint import load_checkpoint
+from frcnn.model.speed.compiled import CompiledDetector
+from frcnn.training import build_experiment as build_module
+from frcnn.training import step as step_module
+from frcnn.training.batches import train_loader
+from frcnn.training.build_experiment import build_experiment, check_settings
+from frcnn.training.distributed import join_world
+from frcnn.training.metrics import Clock
+from frcnn.training.step import prepared, train_step
 from tests.train.experiments import WORLD, Killed, differing, resume, run, tiny_config, tiny_experiment, weights
 from tests.train.ranks import spawn_ranks
 

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from frcnn.config import parse_config
 from frcnn.errors import ConfigError
-from frcnn.model.losses import roi_losses, rpn_losses
+from frcnn.model.losses.losses import roi_losses, rpn_losses
 from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
-from frcnn.train.batches import train_loader
-from frcnn.train.build import build_experiment
-from frcnn.train.determinism import explained
-from frcnn.train.distributed import World, join_world, mean_count, mean_over_ranks
-from frcnn.train.metrics import Clock
-from frcnn.train.step import prepared, train_step
+from frcnn.training.batches import train_loader
+from frcnn.training.build_experiment import build_experiment
+from frcnn.training.determinism import explained
+from frcnn.training.distributed import World, join_world, mean_count, mean_over_ranks
+from frcnn.training.metrics import Clock
+from frcnn.training.step import prepared, train_step
 from tests.train.experiments import WORLD, differing, run, tiny_experiment, tiny_settings
 from tests.train.ranks import spawn_ranks
 
@@ -185,7 +185,7 @@ def test_four_workers_leave_no_trace_whatever_the_pooling(tmp_path, monkeypatch,
 
 
 def test_what_has_no_deterministic_form_is_refused():
-    from frcnn.train.determinism import check_deterministic
+    from frcnn.training.determinism import check_deterministic
 
     settings = tiny_settings(deterministic=True)
     settings["model"]["roi"]["pooling"] = {"kind": "roi_pool"}

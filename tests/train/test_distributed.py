@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError
-from frcnn.train.distributed import World, broadcast, done_by_main, gather, join_world, mean_over_ranks, own_device
+from frcnn.training.distributed import World, broadcast, done_by_main, gather, join_world, mean_over_ranks, own_device
 from tests.train.ranks import spawn_ranks
 
 

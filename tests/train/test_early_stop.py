@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from frcnn.checkpoint import load_checkpoint
 from frcnn.errors import ConfigError
-from frcnn.train.distributed import join_world
-from frcnn.train.early_stop import Standstill
-from frcnn.train.run_folder import RunFolder
-from frcnn.train.state import check_same_config
-from frcnn.train.validation_loss import validation_losses
+from frcnn.files.checkpoint import load_checkpoint
+from frcnn.training.distributed import join_world
+from frcnn.training.early_stop import Standstill
+from frcnn.training.run_folder import RunFolder
+from frcnn.training.state import check_same_config
+from frcnn.training.validation_loss import validation_losses
 from tests.train.experiments import Killed, resume, run, tiny_config, tiny_experiment
 from tests.train.ranks import spawn_ranks
 
@@ -57,7 +57,7 @@ def test_more_patience_goes_on_where_it_stopped(stopped, tmp_path, capsys):
 
 
 def test_a_run_that_stopped_early_is_finished(stopped):
-    from frcnn.cli.resume import is_finished
+    from frcnn.runs.resume import is_finished
 
     checkpoint = load_checkpoint(RunFolder(stopped[0]).last)
     assert is_finished(checkpoint, tiny_experiment(early_stop=SOON, **STILL))

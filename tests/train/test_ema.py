@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from frcnn.checkpoint import load_checkpoint, weights_to_use
 from frcnn.config import parse_config
 from frcnn.errors import ConfigError
+from frcnn.files.checkpoint import load_checkpoint, weights_to_use
 from frcnn.inference.predictor import load
-from frcnn.train.ema import WeightAverage, decay_after
-from frcnn.train.initialize import load_weights
+from frcnn.training.ema import WeightAverage, decay_after
+from frcnn.training.init_from import load_weights
 from tests.train.experiments import Killed, differing, resume, run, tiny_config, tiny_experiment, tiny_settings
 
 PLAIN = {"steps": 6, "eval_every": 3, "checkpoint_every": 3, "num_logged_images": 0}
@@ -132,8 +132,8 @@ def test_what_is_evaluated_and_kept_as_the_best_is_the_average(runs, tmp_path):
 
 
 def test_a_run_that_is_initialised_averages_from_those_weights(tmp_path):
-    from frcnn.train.run_folder import RunFolder, prepare_folder
-    from frcnn.train.trainer import train
+    from frcnn.training.run_folder import RunFolder, prepare_folder
+    from frcnn.training.trainer import train
 
     experiment = tiny_experiment(ema_decay=0.9, steps=1, num_logged_images=0)
     with torch.no_grad():

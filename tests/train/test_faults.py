@@ -12,20 +12,20 @@ import pytest
 import torch
 import yaml
 
-from frcnn.checkpoint import load_checkpoint
 from frcnn.cli import train as command
 from frcnn.cli.replay import main as replay
 from frcnn.cli.train import main
 from frcnn.data.loader import BatchLoader
 from frcnn.data.sampler import image_seed
 from frcnn.errors import TrainingError
-from frcnn.train import batches, trainer
-from frcnn.train import stop as stop_module
-from frcnn.train.distributed import join_world
-from frcnn.train.guard import Guard
-from frcnn.train.run_folder import RunFolder, prepare_folder
-from frcnn.train.stop import Stop, Stopped
-from frcnn.train.trainer import train
+from frcnn.files.checkpoint import load_checkpoint
+from frcnn.training import batches, trainer
+from frcnn.training.distributed import join_world
+from frcnn.training.faults import stop as stop_module
+from frcnn.training.faults.guard import Guard
+from frcnn.training.faults.stop import Stop, Stopped
+from frcnn.training.run_folder import RunFolder, prepare_folder
+from frcnn.training.trainer import train
 from tests.train.experiments import WORLD, Killed, differing, resume, run, tiny_experiment, tiny_settings, weights
 from tests.train.ranks import spawn_ranks
 

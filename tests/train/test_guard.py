@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from frcnn.structures import Losses
-from frcnn.train.guard import Guard
+from frcnn.training.faults.guard import Guard
 from tests.model.detectors import small_detector
 from tests.train.experiments import WORLD
 

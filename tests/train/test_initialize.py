@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from frcnn.errors import CheckpointError
-from frcnn.train.initialize import load_weights
+from frcnn.training.init_from import load_weights
 
 
 def make_model(num_classes: int) -> nn.Module:

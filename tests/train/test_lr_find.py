@@ -9,11 +9,11 @@ import yaml
 from PIL import Image
 
 from frcnn.cli.train import main
+from frcnn.draw.curves import draw_curve
 from frcnn.errors import TrainingError
-from frcnn.train import lr_find
-from frcnn.train.lr_curve import draw_curve
-from frcnn.train.lr_find import RangeTest, find_lr, suggest
-from frcnn.train.randomness import random_state
+from frcnn.training import lr_find
+from frcnn.training.lr_find import RangeTest, find_lr, suggest
+from frcnn.training.randomness import random_state
 from tests.train.experiments import tiny_experiment, tiny_settings
 
 RATES = [10 ** (-6 + step / 20) for step in range(101)]

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from frcnn.structures import Losses
-from frcnn.train.distributed import World
-from frcnn.train.log import TrainingLog
-from frcnn.train.metrics import LossMeter, mean_losses
-from frcnn.train.run_folder import RunFolder, prepare_folder
+from frcnn.training.distributed import World
+from frcnn.training.log import TrainingLog
+from frcnn.training.metrics import LossMeter, mean_losses
+from frcnn.training.run_folder import RunFolder, prepare_folder
 
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import torch
 
-from frcnn.train.randomness import kept_random_state, random_state, set_random_state, set_seed
+from frcnn.training.randomness import kept_random_state, random_state, set_random_state, set_seed
 
 
 def draw() -> tuple:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError, TrainingError
-from frcnn.train.run_folder import (
+from frcnn.training.run_folder import (
     RunFolder,
     cut_metrics,
     prepare_folder,

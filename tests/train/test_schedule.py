@@ -3,8 +3,8 @@ import math
 import pytest
 
 from frcnn.errors import ConfigError
-from frcnn.train.build import describe
-from frcnn.train.schedule import lr_factor
+from frcnn.training.build_experiment import describe
+from frcnn.training.schedule import lr_factor
 from tests.train.experiments import tiny_experiment
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from frcnn.train.batches import train_loader
-from frcnn.train.distributed import World
-from frcnn.train.guard import Guard
-from frcnn.train.metrics import Clock, LossMeter
-from frcnn.train.step import prepared, train_step
-from frcnn.train.transfer import to_device
+from frcnn.training.batches import train_loader
+from frcnn.training.distributed import World
+from frcnn.training.faults.guard import Guard
+from frcnn.training.metrics import Clock, LossMeter
+from frcnn.training.step import prepared, train_step
+from frcnn.training.transfer import to_device
 from tests.model.detectors import random_batch
 from tests.train.experiments import tiny_experiment
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from frcnn.config import parse_config
 from frcnn.errors import ConfigError
-from frcnn.model.placement import copy_for_detection
+from frcnn.model.speed.placement import copy_for_detection
 from frcnn.model.sync_norm import synchronise_batch_norm
-from frcnn.train.batches import train_loader
-from frcnn.train.build import build_experiment
-from frcnn.train.distributed import World, join_world, mean_over_ranks
-from frcnn.train.metrics import Clock
-from frcnn.train.step import prepared, train_step
+from frcnn.training.batches import train_loader
+from frcnn.training.build_experiment import build_experiment
+from frcnn.training.distributed import World, join_world, mean_over_ranks
+from frcnn.training.metrics import Clock
+from frcnn.training.step import prepared, train_step
 from tests.model.detectors import random_batch
 from tests.train.experiments import WORLD, tiny_settings
 from tests.train.ranks import spawn_ranks

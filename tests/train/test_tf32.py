@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import frcnn
-from frcnn.cli import benchmark
+from benchmarks import main as benchmark
 from frcnn.config import override_config
 from tests.inference.trained import raw_config, save_small_checkpoint
 from tests.train.experiments import tiny_experiment

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frcnn.checkpoint import load_checkpoint
+from frcnn.files.checkpoint import load_checkpoint
 from tests.train.experiments import tiny_settings
 from tests.train.ranks import free_port
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from frcnn.checkpoint import load_checkpoint
 from frcnn.config import parse_config
 from frcnn.errors import CheckpointError, ConfigError, TrainingError
+from frcnn.files.checkpoint import load_checkpoint
 from frcnn.structures import Batch, GroundTruth, Losses
-from frcnn.train.build import build_experiment, describe
-from frcnn.train.dry_run import dry_run
-from frcnn.train.metrics import Clock, check_finite_weights
-from frcnn.train.randomness import random_state
-from frcnn.train.run_folder import RunFolder, prepare_folder
-from frcnn.train.state import check_same_config, restore
-from frcnn.train.trainer import train, train_loader, train_step
-from frcnn.train.validation import validate
+from frcnn.training.build_experiment import build_experiment, describe
+from frcnn.training.dry_run import dry_run
+from frcnn.training.metrics import Clock, check_finite_weights
+from frcnn.training.randomness import random_state
+from frcnn.training.run_folder import RunFolder, prepare_folder
+from frcnn.training.state import check_same_config, restore
+from frcnn.training.trainer import train, train_loader, train_step
+from frcnn.training.validation import validate
 from tests.train.experiments import WORLD, differing, run, tiny_config, tiny_experiment, tiny_settings, weights
 
 
@@ -196,7 +196,7 @@ def test_the_tensor_that_is_not_finite_is_named(name):
 
 
 def test_a_missing_eval_json_does_not_end_a_run_that_is_done(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("frcnn.train.trainer.write_text", lambda *_: None)
+    monkeypatch.setattr("frcnn.training.trainer.write_text", lambda *_: None)
     run(tmp_path / "run", steps=1, num_logged_images=0)
     assert "eval.json is gone" in capsys.readouterr().out
 

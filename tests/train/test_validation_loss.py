@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from frcnn.config import parse_config
-from frcnn.inference.run import evaluation_mode
-from frcnn.train.build import build_experiment
-from frcnn.train.randomness import random_state
-from frcnn.train.validation_loss import validation_losses
+from frcnn.inference.detect_dataset import evaluation_mode
+from frcnn.training.build_experiment import build_experiment
+from frcnn.training.randomness import random_state
+from frcnn.training.validation_loss import validation_losses
 from tests.train.experiments import WORLD, tiny_experiment, tiny_settings
 
 
@@ -38,7 +38,7 @@ def test_they_are_the_same_whatever_was_drawn_before_and_leave_no_trace():
 def test_it_is_the_mean_of_the_images_losses():
     experiment = tiny_experiment()
     found = validation_losses(experiment)
-    from frcnn.data.build import build_eval_loader
+    from frcnn.data.build_data import build_eval_loader
 
     totals = []
     with evaluation_mode(experiment.model), torch.no_grad():

@@ -1,0 +1,204 @@
+"""From a config to both sides of a benchmark."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import build_detectron2, build_torchvision
+from benchmarks.calibrate import calibrate
+from benchmarks.sides import Ours, Side, Torchvision, reference_optimizer
+from frcnn.analyze.build_scene import scene_settings
+from frcnn.analyze.scene import Scene, draw_scene, read_scene
+from frcnn.config import Config, load_config
+from frcnn.data.build_data import build_dataset
+from frcnn.data.dataset import DetectionDataset
+from frcnn.errors import ConfigError, DataError
+from frcnn.inference.detect_dataset import Precision
+from frcnn.model.build_detector import build_from_config
+from frcnn.model.detector import FasterRCNN
+from frcnn.model.speed.placement import copy_for_detection, place_for_training
+from frcnn.training.optimizer import optimizer_from_config
+
+FILLED_IN = ("data.train.format=shapes", "data.val.format=shapes", "train.epochs=1")
+"""What makes a whole config of a base that leaves data and length to others."""
+DEFAULT_CLASSES = 90
+"""Where neither the config nor its data says: as many as torchvision's detectors have."""
+LEARNING_RATE = 1e-6
+"""So small that the weights stay as they are however many steps are timed; the work of a step is the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """What is compared."""
+
+    config: Config
+    """Ours, as it was built."""
+    adapted: dict[str, Any]
+    """Keys in which it differs from the user's, because the peer knows one value only."""
+    num_classes: int
+    scene: Scene
+    ours: Ours
+    peer: Side | None
+    no_peer: list[str]
+    """Why there is none."""
+
+    @property
+    def both(self) -> list[Side]:
+        return [self.ours] if self.peer is None else [self.ours, self.peer]
+
+
+def read_config(path: Path, overrides: Sequence[str]) -> tuple[Config, bool]:
+    """A config, and whether it names data: without any, as in configs/base, the data are drawn shapes.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        return load_config(path, overrides), True
+    except ConfigError:
+        try:
+            return load_config(path, [*FILLED_IN, *overrides]), False
+        except ConfigError:
+            pass
+        raise
+
+
+def build_sides(
+    config: Config,
+    what: str,
+    *,
+    against: str,
+    size: tuple[int, int] | None,
+    batch: int,
+    objects: int | None,
+    classes: int | None,
+    is_drawn: bool,
+    device: torch.device,
+    precision: Precision,
+) -> Sides:
+    """Images, our detector with weights that behave like trained ones, and the peer with the same.
+
+    Args:
+        what: "train" or "detect"; our detector is laid out for the one or the other.
+        against: "torchvision", "detectron2" or "none".
+        size: of every image; None follows the sides of evaluation in the config.
+        objects: made-up objects an image; None takes those of the images.
+        classes: K; None follows the data.
+        is_drawn: draw the images even where the config's can be read.
+
+    Raises:
+        ConfigError: settings that do not go together, or for which there is no peer.
+    """
+    kind = {"torchvision": build_torchvision, "detectron2": build_detectron2}.get(against)
+    no_peer = ["not asked for"] if kind is None else kind.obstacles(config)
+    changes = {} if kind is None or no_peer else _differing(config, kind.adapted(config))
+    config = _changed(config, changes)
+    dataset, problem = (None, "") if is_drawn else read_data(config)
+    num_classes = classes or count_classes(config, dataset)
+    settings = scene_settings(config, num_classes=num_classes, size=size, batch=batch, objects=objects)
+    scene = draw_scene(settings) if dataset is None else read_scene(dataset, settings)
+    if problem:
+        scene = scene._replace(origin=f"{scene.origin} ({problem})")
+    scene = scene.to(device)
+    model = build_calibrated(config, scene, num_classes=num_classes, device=device)
+    peer = None
+    if not no_peer:
+        peer = _build_peer(against, config, model, scene, num_classes=num_classes, precision=precision)
+    ours = _build_ours(config, model, scene, what=what, precision=precision)
+    return Sides(
+        config=config,
+        adapted=changes,
+        num_classes=num_classes,
+        scene=scene,
+        ours=ours,
+        peer=peer,
+        no_peer=no_peer,
+    )
+
+
+def _build_ours(config: Config, model: FasterRCNN, scene: Scene, *, what: str, precision: Precision) -> Ours:
+    """Our side as `train` or `predict` would lay it out on this device."""
+    if what == "detect":
+        model = copy_for_detection(model)
+    else:
+        model = place_for_training(model, scene.batch.images.device, channels_last=config.train.channels_last)
+    optimizer = optimizer_from_config(config, model, lr=LEARNING_RATE) if what == "train" else None
+    return Ours(model, scene, optimizer=optimizer, precision=precision)
+
+
+def _build_peer(
+    against: str, config: Config, ours: FasterRCNN, scene: Scene, *, num_classes: int, precision: Precision
+) -> Side:
+    train, device = config.train, scene.batch.images.device
+    if against == "detectron2":
+        side = build_detectron2.Detectron2
+        theirs = build_detectron2.build_detectron2(config, ours, num_classes=num_classes, device=device)
+    else:
+        side = Torchvision
+        theirs = build_torchvision.build_torchvision(config, ours, num_classes=num_classes).to(device)
+    optimizer = reference_optimizer(
+        list(theirs.parameters()),
+        kind=train.optimizer,
+        lr=LEARNING_RATE,
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+    )
+    return side(theirs, scene, optimizer=optimizer, precision=precision)
+
+
+def build_calibrated(config: Config, scene: Scene, *, num_classes: int, device: torch.device) -> FasterRCNN:
+    """The detector of a config with random weights that behave like trained ones, see `calibrate`."""
+    torch.manual_seed(0)
+    changes = {"model.backbone.norm": "bn", "model.backbone.frozen_stages": 0, "model.backbone.weights": None}
+    free = build_from_config(_changed(config, changes), num_classes=num_classes, pretrained=False)
+    calibrate(free.to(device), scene.batch)
+    model = build_from_config(config, num_classes=num_classes, pretrained=False)
+    model.load_state_dict(free.state_dict())
+    return model.to(device)
+
+
+def _differing(config: Config, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Those of `wanted`, by dotted key, that the config does not have already."""
+    return {key: value for key, value in wanted.items() if not _is_same(_value(config, key), value)}
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _is_same(one: Any, two: Any) -> bool:
+    return math.isclose(one, two, rel_tol=1e-6) if isinstance(one, float) and isinstance(two, float) else one == two
+
+
+def _changed(config: Config, changes: dict[str, Any]) -> Config:
+    """The config with other values at dotted keys."""
+    for key, value in changes.items():
+        config = _with(config, key.split("."), value)
+    return config
+
+
+def _with(section: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    return section.model_copy(update={name: _with(getattr(section, name), rest, value) if rest else value})
+
+
+def count_classes(config: Config, dataset: DetectionDataset | None) -> int:
+    """K by the data set or data.classes; where there is neither, that of torchvision's detectors."""
+    if dataset is not None:
+        return len(dataset.class_names)
+    return len(config.data.classes or ()) or DEFAULT_CLASSES
+
+
+def read_data(config: Config) -> tuple[DetectionDataset | None, str]:
+    """The validation set, or None with the reason where it cannot be read."""
+    try:
+        return build_dataset(config.data, "val"), ""
+    except DataError as error:
+        return None, f"data.val cannot be read: {error}"

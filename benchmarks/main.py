@@ -1,0 +1,219 @@
+"""Measure speed beside a peer: `frcnn benchmark train CONFIG [key=value ...]`, or `python tools/benchmark.py ...`."""
+
+import argparse
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.build_loading import compare_config_loading
+from benchmarks.build_sides import Sides, build_sides, read_config
+from benchmarks.compare import compare
+from benchmarks.comparison_text import format_comparison, format_evaluation, format_loading, format_point
+from benchmarks.evaluation import compare_evaluation
+from benchmarks.sweep import VALUES, sweep
+from benchmarks.sweep_plot import draw_sweep
+from frcnn.cli.run import guarded
+from frcnn.errors import ConfigError
+from frcnn.files.output import save_picture, write_json
+from frcnn.model.speed.device import find_device, set_tf32
+
+EXAMPLES = """\
+examples:
+  frcnn benchmark train configs/base/torchvision_resnet50_fpn.yaml --size 320x320 --batch 2
+  frcnn benchmark detect configs/base/resnet50_fpn.yaml --size 800x1333 --rounds 10 --json detect.json
+  frcnn benchmark train configs/base/vgg16.yaml --size 600x1000 model.roi.pooling.kind=roi_align
+  frcnn benchmark train mine.yaml --sweep objects --values 1,10,100 --plot objects.png --json objects.json
+  frcnn benchmark data configs/coco/resnet50_fpn_1x.yaml --images 100
+  frcnn benchmark eval --images 5000 --classes 80 --detections 500000
+
+train, detect  beside torchvision's model of the same structure with our weights; both are first checked to give the
+               same losses and gradients, or the same detections. Weights are random ones made to behave like trained
+               ones, and a config need not name data.
+data           reading and resizing images, beside PIL and beside the path of torchvision's reference scripts
+eval           COCO evaluation of made-up detections, beside pycocotools
+
+See docs/benchmarking.md.
+"""
+
+
+STEPS = ("train", "detect")
+BELONGS = {
+    "drawn": (*STEPS, "data"),
+    "classes": (*STEPS, "eval"),
+    "images": ("data", "eval"),
+    "detections": ("eval",),
+    **dict.fromkeys(("size", "batch", "objects", "warmup", "against", "device", "precision"), STEPS),
+    **dict.fromkeys(("compile", "graphs", "sweep"), STEPS),
+}
+"""What is measured with an option; those that are not here go with all."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="frcnn benchmark",
+        description="Measure training, detection, data loading and evaluation beside a peer that does the same work.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=("train", "detect", "data", "eval"), help="what is measured")
+    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="config file (none with eval)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
+    parser.add_argument("--rounds", type=positive, default=7, metavar="R", help="timed rounds (default: 7)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    parser.add_argument("--drawn", action="store_true", help="draw images even where those of the config are there")
+    parser.add_argument("--classes", type=positive, metavar="K", help="foreground classes (default: those of the data)")
+    step = parser.add_argument_group("train and detect")
+    step.add_argument("--size", type=size, metavar="HxW", help="resize images to this (default: as in evaluation)")
+    step.add_argument("--batch", type=positive, default=1, metavar="N", help="images at a time (default: 1)")
+    step.add_argument("--objects", type=positive, metavar="G", help="made-up objects an image (default: its own)")
+    step.add_argument("--warmup", type=positive, default=2, metavar="W", help="untimed rounds first (default: 2)")
+    step.add_argument("--against", choices=("torchvision", "detectron2", "none"), default="torchvision")
+    step.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    step.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="autocast of both sides")
+    step.add_argument("--compile", action="store_true", help="compile our side")
+    step.add_argument("--graphs", action="store_true", help="count graph breaks under torch.compile")
+    step.add_argument("--sweep", choices=tuple(VALUES), help="measure over several values of one thing")
+    step.add_argument("--values", type=values, metavar="A,B,...", help="the values of --sweep")
+    step.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the sweep (JPEG or PNG by its name)")
+    other = parser.add_argument_group("data and eval")
+    other.add_argument("--images", type=positive, metavar="N", help="images (default: 64 for data, 5000 for eval)")
+    other.add_argument("--detections", type=positive, default=500_000, metavar="D", help="eval (default: 500000)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_intermixed_args(argv)
+    if options.config is not None and "=" in str(options.config):
+        parser.error(f"CONFIG comes before {options.config}")
+    if options.what == "eval" and options.config is not None:
+        parser.error("eval is measured on made-up data; it takes no CONFIG")
+    if options.what != "eval" and options.config is None:
+        parser.error(f"which CONFIG is to be measured? frcnn benchmark {options.what} CONFIG")
+    if options.plot and not options.sweep or options.values and not options.sweep:
+        parser.error("--plot and --values belong to --sweep")
+    check_options(parser, options)
+    if options.plot and options.plot.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        parser.error(f"--plot {options.plot}: name a .png or .jpg file")
+    return guarded(lambda: run(options))
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
+    for name, kinds in BELONGS.items():
+        if name in given and options.what not in kinds:
+            parser.error(f"--{name} goes with {' and '.join(kinds)}")
+    for name in ("compile", "graphs", options.sweep) if options.sweep else ():
+        if name in given:
+            parser.error(f"--{name} does not go with --sweep {options.sweep}")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or min(int(found[1]), int(found[2])) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write HEIGHTxWIDTH, as 800x1333")
+    return int(found[1]), int(found[2])
+
+
+def values(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print, and write what is asked for."""
+    if options.what == "eval":
+        result, text = measure_evaluation(options)
+    elif options.what == "data":
+        result, text = measure_loading(options)
+    elif options.sweep:
+        result, text = measure_sweep(options)
+    else:
+        result, text = measure_step(options)
+    print(text)
+    if options.json:
+        source = {"config": None if options.config is None else str(options.config), "overrides": options.overrides}
+        write_json(options.json, source | result)
+        print(f"written to {options.json}")
+    return 0
+
+
+def measure_step(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    result = compare(
+        builder(options)(),
+        options.what,
+        rounds=options.rounds,
+        warmup=options.warmup,
+        compiles=options.compile,
+        counts_graphs=options.graphs,
+    )
+    return result, format_comparison(result)
+
+
+def measure_sweep(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    result = sweep(
+        builder(options),
+        options.what,
+        options.sweep,
+        options.values or VALUES[options.sweep],
+        rounds=options.rounds,
+        warmup=options.warmup,
+        on_point=lambda point: print(format_point(options.sweep, point), flush=True),
+    )
+    if options.plot:
+        save_picture(options.plot, draw_sweep(result, title=f"{options.what}, {options.config.stem}"))
+    return result, f"the picture is {options.plot}" if options.plot else ""
+
+
+def measure_loading(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    config, names_data = read_config(options.config, options.overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        result = compare_config_loading(
+            config,
+            is_drawn=options.drawn or not names_data,
+            folder=Path(folder),
+            images=options.images or 64,
+            rounds=options.rounds,
+        )
+    return result, format_loading(result)
+
+
+def measure_evaluation(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    result = compare_evaluation(
+        images=options.images or 5000,
+        classes=options.classes or 80,
+        detections=options.detections,
+        rounds=options.rounds,
+    )
+    return result, format_evaluation(result)
+
+
+def builder(options: argparse.Namespace) -> Callable[..., Sides]:
+    """What makes both sides, with the settings of the command line or, of one thing, another."""
+    config, names_data = read_config(options.config, options.overrides)
+    device = find_device(options.device, setting="--device")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device: {device.type} cannot be measured; use cpu or cuda")
+    set_tf32(config.train.tf32)  # for both sides
+    settings = {name: getattr(options, name) for name in ("size", "batch", "objects", "classes")}
+
+    def build(**changed: Any) -> Sides:
+        return build_sides(
+            config,
+            options.what,
+            against=options.against,
+            is_drawn=options.drawn or not names_data,
+            device=device,
+            precision=options.precision,
+            **settings | changed,
+        )
+
+    return build

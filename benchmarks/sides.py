@@ -1,0 +1,139 @@
+"""The two sides of a benchmark: the same work under one interface."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.build_torchvision import train_mode
+from frcnn.analyze.scene import Scene
+from frcnn.inference.detect_dataset import Precision, autocast
+from frcnn.model.detector import FasterRCNN
+from frcnn.model.speed.compiled import CompiledDetector
+from frcnn.structures import Losses
+
+Found = tuple[Tensor, Tensor, Tensor]
+"""Boxes (n, 4), scores (n,) and labels (n,) of one image."""
+
+
+class Side(ABC):
+    """A detector with its optimiser, and what is measured of it."""
+
+    name: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    """None on a side that only detects."""
+    notes: list[str]
+    """How it is run, where there was a choice."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scene: Scene,
+        *,
+        optimizer: torch.optim.Optimizer | None,
+        precision: Precision,
+    ) -> None:
+        self.model = model
+        self.scene = scene
+        self.optimizer = optimizer
+        self.device = scene.batch.images.device
+        self.precision: Precision = precision
+        self.notes = []
+
+    @abstractmethod
+    def set_mode(self, *, is_training: bool) -> None:
+        """Training mode or evaluation mode."""
+
+    @abstractmethod
+    def losses(self) -> Losses:
+        """Forward pass of training."""
+
+    @abstractmethod
+    def forward_detect(self) -> Any:
+        """Detection from pixels on the device to boxes on the device, in whatever form."""
+
+    @abstractmethod
+    def found(self, result: Any) -> list[Found]:
+        """What `forward_detect` gave, image by image."""
+
+    def train_step(self) -> None:
+        """Forward, backward, optimiser."""
+        with autocast(self.device, self.precision):
+            losses = self.losses()
+        losses.total.backward()
+        self.update()
+
+    def update(self) -> None:
+        assert self.optimizer is not None
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.inference_mode()
+    def detect_step(self) -> object:
+        with autocast(self.device, self.precision):
+            return self.forward_detect()
+
+    def step(self, what: str) -> Callable[[], object]:
+        """What is timed, with the model in its mode."""
+        self.set_mode(is_training=what == "train")
+        return self.train_step if what == "train" else self.detect_step
+
+
+class Ours(Side):
+    name = "ours"
+    model: FasterRCNN
+    compiled: CompiledDetector | None = None
+    """What is called in place of the model, where it is to be compiled."""
+
+    @property
+    def called(self) -> FasterRCNN | CompiledDetector:
+        return self.model if self.compiled is None else self.compiled
+
+    def set_mode(self, *, is_training: bool) -> None:
+        self.model.train(is_training)
+
+    def losses(self) -> Losses:
+        return self.called(self.scene.batch)
+
+    def forward_detect(self) -> Any:
+        batch = self.scene.batch
+        return self.called.forward_detect(batch.images, batch.image_sizes, batch.original_sizes)
+
+    def found(self, result: Any) -> list[Found]:
+        boxes, scores, labels, valid = result
+        return [(boxes[row][keep], scores[row][keep], labels[row][keep]) for row, keep in enumerate(valid)]
+
+
+class Torchvision(Side):
+    name = "torchvision"
+
+    def set_mode(self, *, is_training: bool) -> None:
+        if is_training:
+            train_mode(self.model)
+        else:
+            self.model.eval()
+
+    def losses(self) -> Losses:
+        losses = self.model(self.scene.images, self.scene.targets)
+        return Losses(
+            losses["loss_objectness"], losses["loss_rpn_box_reg"], losses["loss_classifier"], losses["loss_box_reg"]
+        )
+
+    def forward_detect(self) -> Any:
+        return self.model(self.scene.images)
+
+    def found(self, result: Any) -> list[Found]:
+        return [(each["boxes"], each["scores"], each["labels"]) for each in result]
+
+
+def reference_optimizer(
+    parameters: Sequence[nn.Parameter], *, kind: str, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimiser as torchvision's reference scripts make it: one group of all that is trained."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if kind == "sgd":
+        return torch.optim.SGD(trained, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)

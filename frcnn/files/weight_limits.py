@@ -1,0 +1,77 @@
+"""What a weight file may ask for, seen before and after it is read.
+
+The reader (`torch.load`) makes whatever storage a file declares: a few hundred bytes can declare gigabytes, by a
+compressed archive or by a tensor whose shape is larger than its data.
+"""
+
+import pickletools
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frcnn.errors import CheckpointError
+from frcnn.files.limits import UNPACKED_BYTES, UNPACKED_RATIO
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a zip file that unpacks to far more than it holds.
+
+    Raises:
+        CheckpointError: it does.
+        zipfile.BadZipFile: it is broken.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    _check(sum(entry.file_size for entry in entries), path, "unpacks to")
+
+
+def check_pickle(path: Path) -> None:
+    """Refuse a pickle that asks for a table of more entries than it has bytes: Python's reader would fill it at once.
+
+    Raises:
+        CheckpointError: it does.
+        ValueError: it is broken.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for operation, argument, _ in pickletools.genops(file):
+            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > size:
+                raise CheckpointError(f"{path}: refused: a file of {size} bytes asks for a table of {argument} entries")
+
+
+def check_tensors(content: Any, path: Path) -> None:
+    """Refuse tensors that say they are far larger than the file."""
+    total = 0
+    storages: set[int] = set()
+    done: set[int] = set()
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in done:
+            continue
+        done.add(id(value))
+        if isinstance(value, torch.Tensor):
+            own = value.numel() * value.element_size()
+            _check(own, path, "holds a tensor of")
+            if value.layout == torch.strided and value.device.type != "meta":
+                storage = value.untyped_storage()
+                if storage.data_ptr() not in storages:
+                    storages.add(storage.data_ptr())
+                    total += storage.nbytes()
+            _check(total, path, "holds tensors of")
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
+def _check(amount: int, path: Path, verb: str) -> None:
+    size = path.stat().st_size
+    if amount > UNPACKED_RATIO * size + UNPACKED_BYTES:
+        raise CheckpointError(
+            f"{path}: refused: the file has {size:,} bytes and {verb} {amount:,}, more than {UNPACKED_RATIO} times as "
+            "many; no program writes weights so"
+        )

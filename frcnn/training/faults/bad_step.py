@@ -1,0 +1,105 @@
+"""A step that was not finite, kept so that `frcnn replay` can repeat it.
+
+bad_step/step.pt      a checkpoint of the weights before the step, and under "bad_step" what the step was given
+bad_step/step.json    the same for the eye: step, lr, losses, images
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from frcnn.config import dump_config
+from frcnn.errors import CheckpointError
+from frcnn.files.checkpoint import load_checkpoint
+from frcnn.structures import Batch, GroundTruth, Losses
+from frcnn.training.build_experiment import Experiment
+from frcnn.training.distributed import gather
+from frcnn.training.faults.guard import Guard
+from frcnn.training.run_folder import RunFolder, write_text
+from frcnn.training.state import write_checkpoint
+
+
+def save_bad_step(
+    experiment: Experiment,
+    folder: RunFolder,
+    guard: Guard,
+    *,
+    step: int,
+    lr: float,
+    parts: Sequence[Batch],
+    image_names: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Write bad_step/; every rank calls it, rank 0 writes.
+
+    Args:
+        parts: what this rank was given in that step, on the CPU.
+        image_names: of the images of all parts, in order.
+
+    Returns:
+        losses and images of each rank, as they are in the file; empty on ranks other than 0.
+    """
+    weights, random, losses = guard.before(step)
+    own = {"losses": losses, "random": random, "images": list(image_names), "parts": [pack(part) for part in parts]}
+    ranks = gather(own, experiment.world)
+    if not experiment.world.is_main:
+        return []
+    config = experiment.config
+    write_checkpoint(
+        folder.bad_step / "step.pt",
+        {
+            "format": 1,
+            "model": weights,
+            "config": dump_config(config),
+            "class_names": list(experiment.train_set.class_names),
+            "category_ids": list(experiment.train_set.category_ids),
+            "step": step - 1,
+            "bad_step": {"step": step, "lr": lr, "ranks": ranks},
+        },
+    )
+    summary = {
+        "step": step,
+        "lr": lr,
+        "precision": config.train.precision,
+        "device": str(experiment.world.device),
+        "ranks": [{"losses": show_losses(rank["losses"]), "images": rank["images"]} for rank in ranks],
+    }
+    write_text(folder.bad_step / "step.json", json.dumps(summary, indent=2) + "\n")
+    return ranks
+
+
+def load_bad_step(source: Path) -> dict[str, Any]:
+    """Read what `save_bad_step` wrote, from its folder, its file or the folder of the run.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    candidates = (source, source / "step.pt", source / "bad_step" / "step.pt")
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise CheckpointError(f"{source}: holds no step to replay (looked for step.pt and bad_step/step.pt)")
+    saved = load_checkpoint(path)
+    if "bad_step" not in saved:
+        raise CheckpointError(f"{path}: a checkpoint, but not of a bad step; replay takes RUN/bad_step")
+    return saved
+
+
+def show_losses(values: Sequence[float]) -> dict[str, float | str]:
+    """Losses by name; what is no finite number as text, for JSON has no such numbers."""
+    return {
+        name: value if math.isfinite(value) else str(value) for name, value in zip(Losses._fields, values, strict=True)
+    }
+
+
+def pack(batch: Batch) -> dict[str, Any]:
+    """A batch as plain data, in the way a checkpoint may hold it."""
+    return {**batch._asdict(), "ground_truth": batch.ground_truth._asdict()}
+
+
+def unpack(packed: dict[str, Any]) -> Batch:
+    """What `pack` was given."""
+    tensors: dict[str, Tensor] = {name: value for name, value in packed.items() if name != "ground_truth"}
+    return Batch(**tensors, ground_truth=GroundTruth(**packed["ground_truth"]))

@@ -1,0 +1,102 @@
+"""Measures of a training: means of the losses, weights that are not finite, time and memory."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from frcnn.errors import TrainingError
+from frcnn.structures import Losses
+from frcnn.training.distributed import World, mean_over_ranks
+
+CURE = "A lower train.lr, a longer train.schedule.warmup_steps or train.clip_grad_norm helps as a rule"
+
+
+class LossMeter:
+    """Means of the losses since the last reading.
+
+    The sums stay on the device, so that adding a step costs no host sync; reading them does.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(5, device=device)  # the four losses and their total
+        self.num_steps = 0
+
+    def add(self, losses: Losses) -> None:
+        """Add the losses of an optimiser step. No host sync on a GPU."""
+        self.sums += torch.stack([*losses, losses.total]).detach()
+        self.num_steps += 1
+
+    def read(self, world: World) -> dict[str, float]:
+        """Mean of each loss over the steps since the last reading and over the ranks; nan where there were none.
+
+        Syncs; every rank calls it.
+        """
+        means = mean_over_ranks(self.sums / (self.num_steps or math.nan), world).tolist()
+        self.sums.zero_()
+        self.num_steps = 0
+        return dict(zip([*Losses._fields, "loss"], means, strict=True))
+
+
+def check_finite_weights(model: nn.Module, *, step: int) -> None:
+    """Raise TrainingError if a weight or float buffer is nan or infinite after `step` steps. Syncs.
+
+    The loss of a step says nothing of its update, which can overflow after it.
+    """
+    weights = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    is_finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
+    broken = [name for name, finite in zip(weights, is_finite, strict=True) if not finite]
+    if broken:
+        raise TrainingError(
+            f"after step {step} the weights are not finite ({len(broken)} tensors, {broken[0]} first) and are not "
+            f"kept; an earlier checkpoint is untouched. {CURE}"
+        )
+
+
+class Clock:
+    """Seconds of training since the last reading, without those spent in evaluations and checkpoints."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.data_seconds = 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - start
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.data_seconds += time.perf_counter() - start
+
+    def read(self) -> tuple[float, float]:
+        """(seconds of training, of them waiting for data) since the last reading."""
+        now = time.perf_counter()
+        read = now - self.start, self.data_seconds
+        self.start, self.data_seconds = now, 0.0
+        return read
+
+
+def memory_mib(device: torch.device) -> float:
+    """Peak memory of this process in MiB: of the GPU where it trains on one, else resident; 0 where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def mean_losses(losses: Sequence[Losses]) -> Losses:
+    """The mean of the losses of the accumulated parts of one step."""
+    means: list[Tensor] = [torch.stack(parts).mean() for parts in zip(*losses, strict=True)]
+    return Losses(*(mean.detach() for mean in means))

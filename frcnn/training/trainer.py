@@ -1,0 +1,241 @@
+"""Training, in reading order.
+
+`train` is the loop, `step.train_step` one step, `evaluate_and_keep_best` what is done at each evaluation. Everything is
+counted in optimiser steps. Host syncs are marked: on a GPU there is none but in fp16's scaler, and at log entries,
+checkpoints and evaluations.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from frcnn.config import to_yaml
+from frcnn.config.schema.train import EarlyStopConfig
+from frcnn.evaluation.evaluate import format_report
+from frcnn.training.batches import train_loader
+from frcnn.training.build_experiment import Experiment
+from frcnn.training.distributed import broadcast, gather
+from frcnn.training.early_stop import Standstill
+from frcnn.training.faults.guard import Guard
+from frcnn.training.faults.nonfinite import Rewind, react, rewound
+from frcnn.training.faults.stop import Stop
+from frcnn.training.log import TrainingLog
+from frcnn.training.metrics import Clock, LossMeter, memory_mib
+from frcnn.training.run_folder import RunFolder, cut_metrics, remove_leftovers, write_environment, write_text
+from frcnn.training.state import Progress, restore, save_last, save_weights, start_randomness
+from frcnn.training.step import prepared, train_step
+from frcnn.training.validation import draw_examples, flat_metrics, validate
+from frcnn.training.validation_loss import validation_losses
+
+
+def train(
+    experiment: Experiment,
+    folder: RunFolder,
+    *,
+    resumed: dict[str, Any] | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Progress:
+    """Train to the end and leave a whole run folder behind; every rank calls it.
+
+    1. Put the state of the resumed run back, or write the first checkpoint.
+    2. Evaluate where an evaluation is due; stop where the length is reached.
+    3. One optimiser step. Every `log_every` steps an entry, every `checkpoint_every` steps last.pt. Back to 2.
+
+    A run that is stopped at any moment and resumed ends with the same weights, to the bit on a CPU. Where
+    train.on_nonfinite is rewind, all begins again with the last checkpoint, and draws from then on differ.
+
+    Args:
+        resumed: the checkpoint to go on from; None starts at step 0.
+        on_step: called with the number of each step once it is done and kept.
+
+    Raises:
+        TrainingError: a loss or weight that is not finite, a full disk.
+        Stopped: SIGINT or SIGTERM; last.pt is of the step it stopped at.
+    """
+    model, stop = prepared(experiment), Stop(experiment.world)
+    with stop.listening():
+        while True:
+            try:
+                return train_on(experiment, folder, model, stop, resumed=resumed, on_step=on_step)
+            except Rewind as rewind:
+                reason = str(rewind)  # the exception would keep the frames of `train_on`, and so the loader, alive
+            resumed = rewound(experiment, folder)
+            if experiment.world.is_main:
+                print(f"{reason}: back to step {resumed['step']} and on with other draws", flush=True)
+
+
+def train_on(
+    experiment: Experiment,
+    folder: RunFolder,
+    model: nn.Module,
+    stop: Stop,
+    *,
+    resumed: dict[str, Any] | None,
+    on_step: Callable[[int], None],
+) -> Progress:
+    """What `train` does, up to the end or to a Rewind. `model` is the experiment's, made by `step.prepared`."""
+    e, config, world = experiment, experiment.config.train, experiment.world
+    progress = Progress() if resumed is None else restore(resumed, e, source=folder.last)
+    model.train()
+    batches = iter(train_loader(e, start_step=progress.step, rewinds=progress.rewinds))
+    start_randomness(resumed, e)  # last of what is built: building draws numbers too
+    if resumed is None and e.average is not None:
+        e.average.update(e.model, step=0)  # the weights may have been loaded since it was made
+    if resumed is None or resumed["trainer"].get("is_rewound"):
+        save_last(folder.last, e, progress)
+    if world.is_main:
+        remove_leftovers(folder)
+        cut_metrics(folder.metrics, step=progress.step, evaluated_step=progress.evaluated_step)
+        write_text(folder.config, to_yaml(e.config))
+        write_environment(
+            folder.environment,
+            seed=config.seed,
+            device=world.device,
+            world_size=world.size,
+            is_resumed=resumed is not None,
+        )
+
+    meter = LossMeter(world.device)
+    guard = Guard(
+        e.model,
+        world,
+        at_once=world.device.type == "cpu" or config.on_nonfinite != "stop",
+        is_scaled=e.scaler.is_enabled(),
+        memory=config.log_every,
+    )
+    clock = Clock()
+    log = TrainingLog(folder, world=world, length=e.length, step=progress.step)
+    try:
+        while True:
+            if e.is_evaluation_step(progress.step) and progress.evaluated_step < progress.step:
+                with clock.paused():
+                    evaluate_and_keep_best(e, folder, progress, log, stop)  # host sync
+                    progress.standstill_evaluations = broadcast(progress.standstill_evaluations, world)
+                    save_last(folder.last, e, progress)
+            if progress.step == e.length or progress.has_stopped_early(config):
+                break
+
+            lr = e.lr(progress.step)
+            guard.begin(progress.step + 1)
+            losses, _ = train_step(model, batches, e, lr=lr, clock=clock, allows=guard.allows)
+            progress.step += 1
+            signal = stop.asked()
+            is_logged = progress.step % config.log_every == 0 or progress.step == e.length
+            is_kept = e.is_checkpoint_step(progress.step) or signal > 0
+            bad_step = guard.bad_step(look=is_logged or is_kept)  # host sync where it looks
+            if bad_step is None:
+                meter.add(losses)
+            else:
+                log.message(react(e, folder, guard, progress, step=bad_step))
+            if e.average is not None and bad_step is None:
+                e.average.update(e.model, step=progress.step)
+            log.advance()
+
+            if is_logged:
+                log_losses(e, progress, meter, clock, log, lr=lr)  # host sync
+            if is_kept:
+                with clock.paused():
+                    save_last(folder.last, e, progress)  # host sync
+            on_step(progress.step)
+            stop.obey(signal, step=progress.step, resume=folder.resume)
+    finally:
+        log.close()
+    sum_up(e, folder, progress, log)
+    return progress
+
+
+def evaluate_and_keep_best(
+    experiment: Experiment, folder: RunFolder, progress: Progress, log: TrainingLog, stop: Stop
+) -> None:
+    """Evaluate; where it is the best so far, write best.pt and, as its evaluation, eval.json.
+
+    Every rank calls it. `progress` is brought up to date on rank 0 alone, which writes it.
+    """
+    e = experiment
+    check = partial(stop.check, step=progress.step, resume=folder.resume)
+    result = validate(e, before_batch=check)
+    losses = validation_losses(e, before_image=check) if e.config.eval.loss else {}
+    progress.evaluated_step = progress.step
+    if result is None:
+        return
+    report, detections = result
+    metrics = flat_metrics(report) | losses
+    metric = metrics[f"eval/{e.config.train.best_metric}"]
+    metric = -math.inf if metric is None else metric  # no object to measure by
+    log.entry(progress.step, {"epoch": epoch(e, progress.step), **metrics})
+    for number, picture in enumerate(draw_examples(e, detections, number=e.config.train.num_logged_images)):
+        log.image(progress.step, number, picture)
+    count_standstill(progress, metric, e.config.train.early_stop)
+    is_best = progress.best_metric is None or metric > progress.best_metric
+    if is_best:
+        progress.best_metric, progress.best_step = metric, progress.step
+        save_weights(folder.best, e, progress.step)
+        write_text(folder.evaluation, json.dumps(report, indent=2) + "\n")
+    log.message(
+        f"step {progress.step}: "
+        + "  ".join(f"{name} {show(metrics[f'eval/{name}'])}" for name in ("AP", "AP50", "voc_mAP"))
+        + (f"  loss {losses['eval/loss/total']:.4f}" if losses else "")
+        + ("  (best so far)" if is_best else "")
+    )
+
+
+def count_standstill(progress: Progress, metric: float, early_stop: EarlyStopConfig | None) -> None:
+    """Take an evaluation into account for train.early_stop; nothing is counted where that is null."""
+    if early_stop is not None:
+        state = Standstill(progress.standstill_reference, progress.standstill_evaluations)
+        state = state.after(metric, min_delta=early_stop.min_delta)
+        progress.standstill_reference, progress.standstill_evaluations = state
+
+
+def sum_up(experiment: Experiment, folder: RunFolder, progress: Progress, log: TrainingLog) -> None:
+    """The last lines of the log: the evaluation of best.pt and what was left out of the data. Every rank calls it."""
+    datasets = (experiment.train_set, experiment.val_set)
+    left_out = gather([dataset.problems.summary() for dataset in datasets], experiment.world)
+    config = experiment.config.train
+    if config.early_stop is not None and progress.has_stopped_early(config) and progress.step < experiment.length:
+        log.message(
+            f"stopped early at step {progress.step} of {experiment.length}: {config.best_metric} has not risen by more "
+            f"than {config.early_stop.min_delta:g} above {show(progress.standstill_reference)} for "
+            f"{progress.standstill_evaluations} evaluations (train.early_stop)"
+        )
+    if experiment.world.is_main:
+        log.message(f"best.pt is of step {progress.best_step}:")
+        if folder.evaluation.exists():
+            log.message(format_report(json.loads(folder.evaluation.read_text(encoding="utf-8"))))
+        else:
+            log.message(f"{folder.evaluation} is gone; evaluate {folder.path} to have it again")
+    for rank, summaries in enumerate(left_out):
+        for summary in filter(None, summaries):
+            log.message(summary if experiment.world.size == 1 else f"process {rank}: {summary}")
+
+
+def log_losses(
+    experiment: Experiment, progress: Progress, meter: LossMeter, clock: Clock, log: TrainingLog, *, lr: float
+) -> None:
+    """One entry: mean losses since the last one, lr, speed. Every rank calls it."""
+    num_steps = meter.num_steps
+    losses = meter.read(experiment.world)
+    seconds, data_seconds = clock.read()
+    values = {
+        "epoch": epoch(experiment, progress.step),
+        **losses,
+        "lr": lr,
+        "images_per_second": num_steps * experiment.config.train.batch_size / max(seconds, 1e-9),
+        "data_share": data_seconds / max(seconds, 1e-9),
+        "memory_mib": memory_mib(experiment.world.device),
+    }
+    log.entry(progress.step, values)
+    log.progress(progress.step, values, seconds_per_step=seconds / max(1, num_steps))
+
+
+def epoch(experiment: Experiment, step: int) -> float:
+    """Passes over the training set that `step` steps make."""
+    return step / experiment.steps_per_epoch
+
+
+def show(metric: float | None) -> str:
+    return "-" if metric is None else f"{metric:.4f}"

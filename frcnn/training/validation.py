@@ -1,0 +1,105 @@
+"""Evaluation in the middle of training, spread over the ranks and without any trace in it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from PIL import Image
+
+from frcnn.annotations import ImageDetections
+from frcnn.data.build_data import build_eval_loader
+from frcnn.draw.boxes import draw_comparison
+from frcnn.errors import DataError
+from frcnn.evaluation.evaluate import evaluate
+from frcnn.inference.detect_dataset import detect
+from frcnn.model.speed.placement import copy_for_detection
+from frcnn.structures import Batch
+from frcnn.training.build_experiment import Experiment
+from frcnn.training.distributed import gather, share_buffers
+from frcnn.training.faults.stop import Watched
+from frcnn.training.randomness import kept_random_state
+
+
+def validate(
+    experiment: Experiment, *, before_batch: Callable[[], None] = lambda: None
+) -> tuple[dict[str, Any], dict[int, ImageDetections]] | None:
+    """Detect on the whole validation set and measure the detections.
+
+    1. Rank r detects on the images r, r + size, ...
+    2. Rank 0 collects the detections and evaluates them.
+
+    Args:
+        before_batch: called before each batch that every rank has; may raise to end the evaluation on all of them.
+
+    Returns:
+        On rank 0 the report as eval.json holds it, and the detections by position in the data set; None elsewhere.
+        Images that could not be read (data.on_error=skip) are left out of both.
+
+    The detector is that of the averaged weights where there is one (train.ema_decay). Its mode and random generators
+    are afterwards as they were before.
+    """
+    config, world = experiment.config, experiment.world
+    share_buffers(experiment.evaluated_model, world)
+    with kept_random_state():
+        loader = build_eval_loader(
+            config.data,
+            experiment.val_set,
+            batch_size=config.eval.batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            pin_memory=world.device.type == "cuda",
+        )
+        shared = -(-(len(experiment.val_set) // world.size) // config.eval.batch_size)
+        parts = gather(detect_on(experiment, Watched(loader, before_batch, count=shared)), world)
+        if not world.is_main:
+            return None
+        detections = {index: found for part in parts for index, found in part.items()}
+        return measure(experiment, detections), detections
+
+
+def detect_on(experiment: Experiment, loader: Iterable[Batch | None]) -> dict[int, ImageDetections]:
+    """Detections by position in the validation set, in the precision of the training."""
+    return detect(
+        copy_for_detection(experiment.evaluated_model),
+        loader,
+        experiment.val_set,
+        device=experiment.world.device,
+        precision=experiment.config.train.precision,
+    )
+
+
+def measure(experiment: Experiment, detections: dict[int, ImageDetections]) -> dict[str, Any]:
+    """The report of detections on some or all images of the validation set."""
+    indices = sorted(detections)
+    if not indices:
+        raise DataError(f"{experiment.val_set.name}: not one image could be read, so there is nothing to evaluate")
+    return evaluate(
+        [experiment.val_set.records[index] for index in indices],
+        [detections[index] for index in indices],
+        class_names=experiment.val_set.class_names,
+        backend=experiment.config.eval.backend,
+    )
+
+
+def draw_examples(experiment: Experiment, detections: dict[int, ImageDetections], *, number: int) -> list[Image.Image]:
+    """Pictures of `number` images spread evenly over the set, always the same, detections beside ground truth."""
+    indices = sorted(detections)
+    number = min(number, len(indices))
+    chosen = [indices[position * len(indices) // number] for position in range(number)]
+    return [
+        draw_comparison(
+            experiment.val_set.read_image(index),
+            detections[index],
+            experiment.val_set.records[index],
+            experiment.val_set.class_names,
+        )
+        for index in chosen
+    ]
+
+
+def flat_metrics(report: dict[str, Any]) -> dict[str, float | None]:
+    """The numbers of a report as entries of metrics.jsonl: eval/AP and the rest of COCO's, eval/voc_mAP.
+
+    None where there was nothing to measure by.
+    """
+    metrics = {f"eval/{name}": value for name, value in report["coco"].items()}
+    return metrics | {f"eval/voc_{name}": value for name, value in report["voc"].items()}

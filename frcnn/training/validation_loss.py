@@ -1,0 +1,71 @@
+"""The four losses on the validation set, as a number to compare and nothing else."""
+
+from collections.abc import Callable
+
+import torch
+
+from frcnn.data.build_data import build_eval_loader
+from frcnn.inference.detect_dataset import autocast, evaluation_mode
+from frcnn.structures import Losses
+from frcnn.training.build_experiment import Experiment
+from frcnn.training.distributed import gather, share_buffers
+from frcnn.training.faults.stop import Watched
+from frcnn.training.randomness import kept_random_state
+
+
+def validation_losses(experiment: Experiment, *, before_image: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Mean losses over the images of data.val, of the weights that are evaluated.
+
+    1. Rank r takes the images r, r + size, ..., resized as for evaluation, one at a time: how images are put
+       together on a canvas decides which anchors there are to sample.
+    2. The losses of each are computed in evaluation mode with generators seeded by its position.
+    3. Rank 0 averages them in the order of the set.
+
+    So the same weights have the same losses in every run, whatever eval.batch_size is and however many processes
+    there are (on a GPU up to its rounding).
+
+    Args:
+        before_image: called before each image that every rank has; may raise to end the evaluation on all of them.
+
+    Returns:
+        eval/loss/rpn_class and the other three, and eval/loss/total, on rank 0; {} elsewhere and where no image can
+        be read.
+
+    Modes, batch-norm statistics and random generators are afterwards as they were before. Every rank calls it.
+    """
+    model, world = experiment.evaluated_model, experiment.world
+    share_buffers(model, world)
+    with kept_random_state(), evaluation_mode(model):
+        parts = gather(_losses_per_image(experiment, before_image), world)
+    losses = [values for part in parts for values in part.items()]
+    if not losses:
+        return {}
+    rows = torch.tensor([values for _, values in sorted(losses)], dtype=torch.float64)  # (images, 4)
+    means = dict(zip(Losses._fields, rows.mean(dim=0).tolist(), strict=True))
+    return {f"eval/loss/{name}": value for name, value in (means | {"total": sum(means.values())}).items()}
+
+
+@torch.no_grad()
+def _losses_per_image(experiment: Experiment, before_image: Callable[[], None]) -> dict[int, list[float]]:
+    """The four losses of each of this rank's images, by position in the validation set."""
+    config, world = experiment.config, experiment.world
+    loader = build_eval_loader(
+        config.data,
+        experiment.val_set,
+        batch_size=1,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+    devices = [world.device] if world.device.type == "cuda" else []
+    losses = {}
+    for batch in Watched(loader, before_image, count=len(experiment.val_set) // world.size):
+        if batch is None:  # could not be read
+            continue
+        index = int(batch.index[0])
+        batch = batch.to(world.device)
+        with torch.random.fork_rng(devices), autocast(world.device, config.train.precision):
+            torch.manual_seed(index)
+            found = experiment.evaluated_model.forward_train(batch)
+        losses[index] = torch.stack(found).double().tolist()  # host sync
+    return losses
