@@ -1,32 +1,23 @@
 """From a config to both sides of a benchmark."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import build_detectron2, build_torchvision
+from benchmarks import build_torchvision
 from benchmarks.calibrate import calibrate
 from benchmarks.sides import Ours, Side, Torchvision, reference_optimizer
-from frcnn.analyze.build_scene import scene_settings
+from frcnn.analyze.build_scene import count_classes, read_data, scene_settings
 from frcnn.analyze.scene import Scene, draw_scene, read_scene
-from frcnn.config import Config, load_config
-from frcnn.data.build_data import build_dataset
-from frcnn.data.dataset import DetectionDataset
-from frcnn.errors import ConfigError, DataError
+from frcnn.config import Config
 from frcnn.inference.detect_dataset import Precision
 from frcnn.model.build_detector import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.model.speed.placement import copy_for_detection, place_for_training
 from frcnn.training.optimizer import optimizer_from_config
 
-FILLED_IN = ("data.train.format=shapes", "data.val.format=shapes", "train.epochs=1")
-"""What makes a whole config of a base that leaves data and length to others."""
-DEFAULT_CLASSES = 90
-"""Where neither the config nor its data says: as many as torchvision's detectors have."""
 LEARNING_RATE = 1e-6
 """So small that the weights stay as they are however many steps are timed; the work of a step is the same."""
 
@@ -51,22 +42,6 @@ class Sides:
         return [self.ours] if self.peer is None else [self.ours, self.peer]
 
 
-def read_config(path: Path, overrides: Sequence[str]) -> tuple[Config, bool]:
-    """A config, and whether it names data: without any, as in configs/base, the data are drawn shapes.
-
-    Raises:
-        ConfigError: as `load_config`.
-    """
-    try:
-        return load_config(path, overrides), True
-    except ConfigError:
-        try:
-            return load_config(path, [*FILLED_IN, *overrides]), False
-        except ConfigError:
-            pass
-        raise
-
-
 def build_sides(
     config: Config,
     what: str,
@@ -84,7 +59,7 @@ def build_sides(
 
     Args:
         what: "train" or "detect"; our detector is laid out for the one or the other.
-        against: "torchvision", "detectron2" or "none".
+        against: "torchvision" or "none".
         size: of every image; None follows the sides of evaluation in the config.
         objects: made-up objects an image; None takes those of the images.
         classes: K; None follows the data.
@@ -93,9 +68,8 @@ def build_sides(
     Raises:
         ConfigError: settings that do not go together, or for which there is no peer.
     """
-    kind = {"torchvision": build_torchvision, "detectron2": build_detectron2}.get(against)
-    no_peer = ["not asked for"] if kind is None else kind.obstacles(config)
-    changes = {} if kind is None or no_peer else _differing(config, kind.adapted(config))
+    no_peer = build_torchvision.obstacles(config) if against == "torchvision" else ["not asked for"]
+    changes = {} if no_peer else _differing(config, build_torchvision.adapted(config))
     config = _changed(config, changes)
     dataset, problem = (None, "") if is_drawn else read_data(config)
     num_classes = classes or count_classes(config, dataset)
@@ -107,7 +81,7 @@ def build_sides(
     model = build_calibrated(config, scene, num_classes=num_classes, device=device)
     peer = None
     if not no_peer:
-        peer = _build_peer(against, config, model, scene, num_classes=num_classes, precision=precision)
+        peer = _build_peer(config, model, scene, num_classes=num_classes, precision=precision)
     ours = _build_ours(config, model, scene, what=what, precision=precision)
     return Sides(
         config=config,
@@ -130,16 +104,9 @@ def _build_ours(config: Config, model: FasterRCNN, scene: Scene, *, what: str, p
     return Ours(model, scene, optimizer=optimizer, precision=precision)
 
 
-def _build_peer(
-    against: str, config: Config, ours: FasterRCNN, scene: Scene, *, num_classes: int, precision: Precision
-) -> Side:
+def _build_peer(config: Config, ours: FasterRCNN, scene: Scene, *, num_classes: int, precision: Precision) -> Side:
     train, device = config.train, scene.batch.images.device
-    if against == "detectron2":
-        side = build_detectron2.Detectron2
-        theirs = build_detectron2.build_detectron2(config, ours, num_classes=num_classes, device=device)
-    else:
-        side = Torchvision
-        theirs = build_torchvision.build_torchvision(config, ours, num_classes=num_classes).to(device)
+    theirs = build_torchvision.build_torchvision(config, ours, num_classes=num_classes).to(device)
     optimizer = reference_optimizer(
         list(theirs.parameters()),
         kind=train.optimizer,
@@ -147,7 +114,7 @@ def _build_peer(
         momentum=train.momentum,
         weight_decay=train.weight_decay,
     )
-    return side(theirs, scene, optimizer=optimizer, precision=precision)
+    return Torchvision(theirs, scene, optimizer=optimizer, precision=precision)
 
 
 def build_calibrated(config: Config, scene: Scene, *, num_classes: int, device: torch.device) -> FasterRCNN:
@@ -187,18 +154,3 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
 def _with(section: Any, path: list[str], value: Any) -> Any:
     name, *rest = path
     return section.model_copy(update={name: _with(getattr(section, name), rest, value) if rest else value})
-
-
-def count_classes(config: Config, dataset: DetectionDataset | None) -> int:
-    """K by the data set or data.classes; where there is neither, that of torchvision's detectors."""
-    if dataset is not None:
-        return len(dataset.class_names)
-    return len(config.data.classes or ()) or DEFAULT_CLASSES
-
-
-def read_data(config: Config) -> tuple[DetectionDataset | None, str]:
-    """The validation set, or None with the reason where it cannot be read."""
-    try:
-        return build_dataset(config.data, "val"), ""
-    except DataError as error:
-        return None, f"data.val cannot be read: {error}"

@@ -11,9 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.timing import alternate, cpu_pressure, describe_machine, ratio_of, spread
-from frcnn.annotations import ImageDetections, ImageRecord
+from frcnn.annotations import ImageDetections, ImageRecord, to_xywh
 from frcnn.evaluation.coco import METRICS, evaluate_coco
-from frcnn.evaluation.table import to_xywh
 
 HEIGHT, WIDTH = 480, 640
 OBJECTS = 7.3

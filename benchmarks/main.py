@@ -1,19 +1,20 @@
-"""Measure speed beside a peer: `frcnn benchmark train CONFIG [key=value ...]`, or `python tools/benchmark.py ...`."""
+"""Measure speed beside a peer: `python tools/benchmark.py train CONFIG [key=value ...]`."""
 
 import argparse
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.build_loading import compare_config_loading
-from benchmarks.build_sides import Sides, build_sides, read_config
+from benchmarks.build_sides import Sides, build_sides
 from benchmarks.compare import compare
 from benchmarks.comparison_text import format_comparison, format_evaluation, format_loading, format_point
 from benchmarks.evaluation import compare_evaluation
 from benchmarks.sweep import VALUES, sweep
 from benchmarks.sweep_plot import draw_sweep
+from frcnn.analyze.build_scene import read_config
+from frcnn.cli.arguments import positive, size
 from frcnn.cli.run import guarded
 from frcnn.errors import ConfigError
 from frcnn.files.output import save_picture, write_json
@@ -21,12 +22,12 @@ from frcnn.model.speed.device import find_device, set_tf32
 
 EXAMPLES = """\
 examples:
-  frcnn benchmark train configs/base/torchvision_resnet50_fpn.yaml --size 320x320 --batch 2
-  frcnn benchmark detect configs/base/resnet50_fpn.yaml --size 800x1333 --rounds 10 --json detect.json
-  frcnn benchmark train configs/base/vgg16.yaml --size 600x1000 model.roi.pooling.kind=roi_align
-  frcnn benchmark train mine.yaml --sweep objects --values 1,10,100 --plot objects.png --json objects.json
-  frcnn benchmark data configs/coco/resnet50_fpn_1x.yaml --images 100
-  frcnn benchmark eval --images 5000 --classes 80 --detections 500000
+  python tools/benchmark.py train configs/base/torchvision_resnet50_fpn.yaml --size 320x320 --batch 2
+  python tools/benchmark.py detect configs/base/resnet50_fpn.yaml --size 800x1333 --rounds 10 --json detect.json
+  python tools/benchmark.py train configs/base/vgg16.yaml --size 600x1000 model.roi.pooling.kind=roi_align
+  python tools/benchmark.py train mine.yaml --sweep objects --values 1,10,100 --plot objects.png --json objects.json
+  python tools/benchmark.py data configs/coco/resnet50_fpn_1x.yaml --images 100
+  python tools/benchmark.py eval --images 5000 --classes 80 --detections 500000
 
 train, detect  beside torchvision's model of the same structure with our weights; both are first checked to give the
                same losses and gradients, or the same detections. Weights are random ones made to behave like trained
@@ -52,7 +53,7 @@ BELONGS = {
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="frcnn benchmark",
+        prog="python tools/benchmark.py",
         description="Measure training, detection, data loading and evaluation beside a peer that does the same work.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     step.add_argument("--batch", type=positive, default=1, metavar="N", help="images at a time (default: 1)")
     step.add_argument("--objects", type=positive, metavar="G", help="made-up objects an image (default: its own)")
     step.add_argument("--warmup", type=positive, default=2, metavar="W", help="untimed rounds first (default: 2)")
-    step.add_argument("--against", choices=("torchvision", "detectron2", "none"), default="torchvision")
+    step.add_argument("--against", choices=("torchvision", "none"), default="torchvision")
     step.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     step.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="autocast of both sides")
     step.add_argument("--compile", action="store_true", help="compile our side")
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.what == "eval" and options.config is not None:
         parser.error("eval is measured on made-up data; it takes no CONFIG")
     if options.what != "eval" and options.config is None:
-        parser.error(f"which CONFIG is to be measured? frcnn benchmark {options.what} CONFIG")
+        parser.error(f"which CONFIG is to be measured? python tools/benchmark.py {options.what} CONFIG")
     if options.plot and not options.sweep or options.values and not options.sweep:
         parser.error("--plot and --values belong to --sweep")
     check_options(parser, options)
@@ -109,19 +110,6 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     for name in ("compile", "graphs", options.sweep) if options.sweep else ():
         if name in given:
             parser.error(f"--{name} does not go with --sweep {options.sweep}")
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found or min(int(found[1]), int(found[2])) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write HEIGHTxWIDTH, as 800x1333")
-    return int(found[1]), int(found[2])
 
 
 def values(text: str) -> list[int]:

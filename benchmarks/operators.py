@@ -12,7 +12,8 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.sides import Side
-from frcnn.analyze.stages import PREFIX, STAGES, labelled
+from benchmarks.stages import PREFIX, labelled
+from frcnn.analyze.stages import STAGES
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler reports its own start and stop otherwise
 

@@ -42,3 +42,9 @@ class ImageDetections(NamedTuple):
     """(n,) float32 in 0..1."""
     labels: np.ndarray
     """(n,) int64 in 1..K."""
+
+
+def to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """COCO's boxes, x, y, width, height, of xyxy boxes (n, 4); in double precision, so that nothing is rounded."""
+    exact = boxes.astype(np.float64).reshape(-1, 4)
+    return np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)

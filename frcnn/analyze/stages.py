@@ -1,4 +1,4 @@
-"""Names for the parts of a step, the same on both sides, put around them for one profiled pass."""
+"""The stages of a training or detection step, and a way to run code around each."""
 
 import dataclasses
 import functools
@@ -6,12 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from torch.profiler import record_function
-from torchvision.models.detection import roi_heads as torchvision_roi_heads
-
-from benchmarks.sides import Ours, Side, Torchvision
-
-PREFIX = "stage: "
 STAGES = (
     "normalise",
     "backbone",
@@ -31,15 +25,6 @@ STAGES = (
 
 Point = tuple[Any, str, str]
 """An object, the name of one of its methods or functions, and the stage that belongs to."""
-
-
-@contextmanager
-def labelled(side: Side) -> Iterator[None]:
-    """The parts of a side carry their stage's name in profiles; of nested ones the inner counts."""
-    kinds = {Ours: our_points, Torchvision: _torchvision_points}
-    points = kinds.get(type(side), _detectron2_points)(side.model)
-    with wrapped([*points, (side, "update", "optimiser")], lambda stage: record_function(PREFIX + stage)):
-        yield
 
 
 @contextmanager
@@ -78,50 +63,6 @@ def our_points(model: Any) -> list[Point]:
         (model.roi_head.predictor, "forward", "box head"),
     ]
     return model_points + [(model.stages, name, stage) for name, stage in stages.items()]
-
-
-def _torchvision_points(model: Any) -> list[Point]:
-    rpn, heads = model.rpn, model.roi_heads
-    return [
-        (model.transform, "forward", "normalise"),
-        (model.transform, "postprocess", "detection"),
-        (model.backbone.body, "forward", "backbone"),
-        (getattr(model.backbone, "fpn", None), "forward", "neck"),
-        (rpn.head, "forward", "rpn head"),
-        (rpn.anchor_generator, "forward", "anchors"),
-        (rpn.box_coder, "decode", "proposals"),
-        (rpn, "filter_proposals", "proposals"),
-        (rpn, "assign_targets_to_anchors", "labels and sampling"),
-        (rpn.box_coder, "encode", "labels and sampling"),
-        (rpn, "fg_bg_sampler", "labels and sampling"),
-        (rpn, "compute_loss", "losses"),
-        (heads, "select_training_samples", "labels and sampling"),
-        (heads.box_roi_pool, "forward", "roi pooling"),
-        (heads.box_head, "forward", "box head"),
-        (heads.box_predictor, "forward", "box head"),
-        (heads, "postprocess_detections", "detection"),
-        (torchvision_roi_heads, "fastrcnn_loss", "losses"),
-    ]
-
-
-def _detectron2_points(model: Any) -> list[Point]:
-    rpn, heads = model.proposal_generator, model.roi_heads
-    return [
-        (model, "preprocess_image", "normalise"),
-        (model.backbone, "forward", "neck"),
-        (model.backbone.bottom_up, "forward", "backbone"),
-        (rpn.rpn_head, "forward", "rpn head"),
-        (rpn.anchor_generator, "forward", "anchors"),
-        (rpn, "label_and_sample_anchors", "labels and sampling"),
-        (rpn, "predict_proposals", "proposals"),
-        (rpn, "losses", "losses"),
-        (heads, "label_and_sample_proposals", "labels and sampling"),
-        (heads.box_pooler, "forward", "roi pooling"),
-        (heads.box_head, "forward", "box head"),
-        (heads.box_predictor, "forward", "box head"),
-        (heads.box_predictor, "losses", "losses"),
-        (heads.box_predictor, "inference", "detection"),
-    ]
 
 
 def _wrap(point: Point, around: Callable[[str], AbstractContextManager]) -> Callable[[], None]:

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.build_sides import count_classes, read_config, read_data
-from benchmarks.main import positive, size
 from frcnn.analyze.analyze import analyze
+from frcnn.analyze.build_scene import count_classes, read_config, read_data
 from frcnn.analyze.parts_table import format_analysis
+from frcnn.cli.arguments import positive, size
 from frcnn.cli.run import guarded
 from frcnn.files.output import write_json
 

@@ -14,7 +14,6 @@ COMMANDS = {
     "check-data": "find what is wrong in a data set, and how the anchors fit it",
     "convert": "take over other programs' checkpoints, and give ours to torchvision",
     "analyze": "count parameters, arithmetic and activation memory of each part",
-    "benchmark": "measure speed and memory beside torchvision's model of the same structure",
     "replay": "repeat a training step whose loss was not finite, and say where it began",
     "schema": "print all keys of config files, as JSON Schema or Markdown",
 }

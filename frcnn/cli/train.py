@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from frcnn.check.build_checks import preflight_lines
+from frcnn.cli.arguments import positive
 from frcnn.cli.run import guarded, memory_explained
 from frcnn.config import Config, load_config
 from frcnn.errors import TrainingError
@@ -116,12 +117,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     config_path = Path(paths[0]) if paths else None
     out = options.out or Path("runs") / Path(paths[0]).stem
     return guarded(lambda: run(config_path, overrides, out, options))
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
 
 
 def run(config_path: Path | None, overrides: Sequence[str], out: Path, options: argparse.Namespace) -> int:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from frcnn.evaluation.table import DetectionTable, ObjectTable, pair_up_in_parts, runs, to_xywh
+from frcnn.annotations import to_xywh
+from frcnn.evaluation.table import DetectionTable, ObjectTable, pair_up_in_parts, runs
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)

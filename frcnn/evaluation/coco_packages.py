@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from frcnn.annotations import to_xywh
 from frcnn.errors import ConfigError
 from frcnn.evaluation.coco_matching import CocoTables
-from frcnn.evaluation.table import DetectionTable, ObjectTable, to_xywh
+from frcnn.evaluation.table import DetectionTable, ObjectTable
 
 
 def check_installed(backend: str) -> None:

@@ -94,12 +94,6 @@ def runs(values: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(values, prepend=values[0] - 1)) if len(values) else np.zeros(0, np.int64)
 
 
-def to_xywh(boxes: np.ndarray) -> np.ndarray:
-    """COCO's boxes, x, y, width, height, of xyxy boxes (n, 4); in double precision, so that nothing is rounded."""
-    exact = boxes.astype(np.float64).reshape(-1, 4)
-    return np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
-
-
 def _positions(counts: list[int]) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), counts)
 

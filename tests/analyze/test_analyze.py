@@ -5,13 +5,13 @@ import torch
 from torch import nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from benchmarks.build_sides import read_config
 from frcnn.analyze.analyze import analyze
+from frcnn.analyze.build_scene import read_config
 from frcnn.analyze.counting import PartCounter
 from frcnn.analyze.parts import strides_of
 from frcnn.config import parse_config
 from frcnn.config.schema.model import ModelConfig
-from tests.benchmark.sides import FPN, SINGLE, settings
+from tests.benchmarks.sides import FPN, SINGLE, settings
 from tests.static.test_configs import CONFIGS
 
 

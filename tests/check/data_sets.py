@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from tests.train.experiments import tiny_settings
+from tests.training.experiments import tiny_settings
 
 HEIGHT, WIDTH = 96, 128
 OBJECTS = (("cat", (11, 11, 50, 50)), ("dog", (61, 21, 110, 80)))

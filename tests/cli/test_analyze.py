@@ -3,7 +3,7 @@ import json
 import yaml
 
 from frcnn.cli.analyze import main
-from tests.benchmark.sides import settings
+from tests.benchmarks.sides import settings
 
 
 def test_a_table_and_json(tmp_path, capsys):

@@ -5,7 +5,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.main import main
-from tests.benchmark.sides import FPN, settings
+from tests.benchmarks.sides import FPN, settings
 
 
 @pytest.fixture

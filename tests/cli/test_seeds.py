@@ -12,8 +12,8 @@ from frcnn.cli.train import main
 from frcnn.errors import DataError, TrainingError
 from frcnn.files.checkpoint import load_checkpoint, save_checkpoint
 from frcnn.runs.series import SeriesFolder, format_summary, summarise, write_summary
-from tests.train.experiments import Killed, differing, tiny_settings
-from tests.train.ranks import spawn_ranks
+from tests.training.experiments import Killed, differing, tiny_settings
+from tests.training.ranks import spawn_ranks
 
 COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 

@@ -6,7 +6,7 @@ import yaml
 
 from frcnn.cli.train import main
 from frcnn.files.checkpoint import load_checkpoint
-from tests.train.experiments import tiny_settings
+from tests.training.experiments import tiny_settings
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from frcnn.config import load_config, parse_config, yaml_text
 from frcnn.config.dump import to_yaml
 from frcnn.config.merge import merge
-from tests.train.experiments import tiny_settings
+from tests.training.experiments import tiny_settings
 
 SCALARS = st.one_of(
     st.none(),

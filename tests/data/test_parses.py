@@ -10,7 +10,7 @@ from frcnn.data import build_dataset
 from frcnn.data.formats import coco, voc
 from frcnn.training.build_experiment import build_experiment
 from tests.check.data_sets import CocoFiles, clean_voc
-from tests.train.experiments import WORLD
+from tests.training.experiments import WORLD
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from frcnn.model.build_detector import build_detector
 from tests.data.sources import coco_dataset, voc_dataset
 from tests.evaluation.examples import random_case
 from tests.fuzz import mutations
-from tests.train.experiments import tiny_config, tiny_settings
+from tests.training.experiments import tiny_config, tiny_settings
 
 
 class Reader(NamedTuple):

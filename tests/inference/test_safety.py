@@ -7,7 +7,7 @@ from frcnn.config import dump_config
 from frcnn.errors import CheckpointError
 from frcnn.files.checkpoint import save_checkpoint
 from frcnn.model.build_detector import build_detector
-from tests.train.experiments import tiny_config
+from tests.training.experiments import tiny_config
 
 
 @pytest.mark.parametrize("channels", [10**7, 10**13, 2**62])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.train.experiments import run, tiny_settings
+from tests.training.experiments import run, tiny_settings
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from frcnn.training.distributed import join_world
-from tests.train.experiments import Killed, differing, resume, run, tiny_settings
-from tests.train.ranks import free_port, spawn_ranks
+from tests.training.experiments import Killed, differing, resume, run, tiny_settings
+from tests.training.ranks import free_port, spawn_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"steps": 10, "checkpoint_every": 3, "num_logged_images": 0}

@@ -8,115 +8,74 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = sorted((ROOT / "frcnn").rglob("*.py"))
+MODULES = sorted([*(ROOT / "frcnn").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
-# What a module may import of this package, by the longest prefix of its name. A room may always import itself.
+# The rooms in layers, the lowest first. A room may import itself and what its entry names, always from a lower layer.
 EVERYTHING = ("frcnn",)
-MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "frcnn": ("frcnn.inference",),  # load, on first use
-    "frcnn.errors": (),
-    "frcnn.structures": (),
-    "frcnn.annotations": (),
-    "frcnn.files.limits": ("frcnn.errors",),
-    "frcnn.files.reading": ("frcnn.errors", "frcnn.files.limits"),
-    "frcnn.files.writing": ("frcnn.errors",),
-    "frcnn.ops": ("frcnn.structures",),
-    "frcnn.config": ("frcnn.errors", "frcnn.files.limits", "frcnn.files.reading"),
-    "frcnn.model": ("frcnn.structures", "frcnn.ops", "frcnn.errors", "frcnn.files.weights"),
-    "frcnn.data": (
-        "frcnn.structures",
-        "frcnn.annotations",
-        "frcnn.errors",
-        "frcnn.files.limits",
-        "frcnn.files.reading",
-        "frcnn.ops.boxes",
-    ),
-    "frcnn.evaluation": (
-        "frcnn.structures",
-        "frcnn.annotations",
-        "frcnn.errors",
-        "frcnn.files.limits",
-        "frcnn.files.reading",
-        "frcnn.files.writing",
-        "frcnn.ops.boxes",
-    ),
-    "frcnn.files.checkpoint": (
-        "frcnn.errors",
-        "frcnn.files.writing",
-        "frcnn.files.weight_limits",
-        "frcnn.files.reading",
-    ),
-    "frcnn.files.weight_limits": ("frcnn.errors", "frcnn.files.limits"),
-    "frcnn.files.weights": ("frcnn.errors", "frcnn.files.weight_limits"),
-    "frcnn.convert": (
-        "frcnn.errors",
-        "frcnn.files.checkpoint",
-        "frcnn.files.weights",
-        "frcnn.config",
-        "frcnn.model.build_detector",
-        "frcnn.model.backbone.pretrained",
-    ),
-    "frcnn.check": (
-        "frcnn.errors",
-        "frcnn.data",
-        "frcnn.ops.boxes",
-        "frcnn.model.rpn.anchors",
-        "frcnn.model.build_detector",
-        "frcnn.config",
-    ),
-    "frcnn.inference": (
-        "frcnn.structures",
-        "frcnn.annotations",
-        "frcnn.errors",
-        "frcnn.files.writing",
-        "frcnn.ops",
-        "frcnn.model",
-        "frcnn.data",
-        "frcnn.evaluation",
-        "frcnn.files.checkpoint",
-        "frcnn.config",
-    ),
-    "frcnn.training": (
-        "frcnn.structures",
-        "frcnn.annotations",
-        "frcnn.errors",
-        "frcnn.files.writing",
-        "frcnn.ops",
-        "frcnn.model",
-        "frcnn.data",
-        "frcnn.evaluation",
-        "frcnn.inference",
-        "frcnn.files.checkpoint",
-        "frcnn.files.weights",
-        "frcnn.config",
-    ),
-    "benchmarks": (
-        "frcnn.structures",
-        "frcnn.annotations",
-        "frcnn.errors",
-        "frcnn.model",
-        "frcnn.data",
-        "frcnn.evaluation",
-        "frcnn.inference",
-        "frcnn.training.optimizer",
-        "frcnn.draw.curves",
-        "frcnn.convert.conversion",
-        "frcnn.convert.from_detectron2",
-        "frcnn.convert.to_torchvision",
-        "frcnn.config",
-    ),
-    "frcnn.analyze": (
-        "frcnn.structures",
-        "frcnn.model",
-        "frcnn.analyze.build_scene",
-        "frcnn.analyze.scene",
-        "frcnn.analyze.stages",
-        "frcnn.config",
-    ),
-    "frcnn.cli": EVERYTHING,
-}
-# Rooms below the builders: `config` is read in these modules only, and in inference/ and cli/.
-READS_CONFIG = r"frcnn\.\w+\.build|frcnn\.benchmark\.build_\w+|frcnn\.train\.\w+|frcnn\.(config|inference|cli)(\.\w+)*"
+LAYERS: list[dict[str, tuple[str, ...]]] = [
+    {"frcnn.errors": (), "frcnn.structures": (), "frcnn.annotations": ()},
+    {"frcnn.files": ("frcnn.errors",), "frcnn.ops": ("frcnn.structures",)},
+    {"frcnn.config": ("frcnn.errors", "frcnn.files")},
+    {
+        "frcnn.data": ("frcnn.structures", "frcnn.annotations", "frcnn.errors", "frcnn.files", "frcnn.ops.boxes"),
+        "frcnn.evaluation": ("frcnn.structures", "frcnn.annotations", "frcnn.errors", "frcnn.ops.boxes"),
+        "frcnn.model": ("frcnn.structures", "frcnn.ops", "frcnn.errors", "frcnn.files"),
+    },
+    {
+        "frcnn.draw": ("frcnn.annotations", "frcnn.errors", "frcnn.evaluation"),
+        "frcnn.convert": ("frcnn", "frcnn.errors", "frcnn.files", "frcnn.config", "frcnn.model"),
+        "frcnn.analyze": ("frcnn.structures", "frcnn.errors", "frcnn.config", "frcnn.data", "frcnn.model"),
+    },
+    {
+        "frcnn.check": (
+            "frcnn.annotations",
+            "frcnn.errors",
+            "frcnn.files",
+            "frcnn.config",
+            "frcnn.data",
+            "frcnn.draw",
+            "frcnn.model.rpn.anchors",
+            "frcnn.model.build_detector",
+            "frcnn.ops.boxes",
+        ),
+        "frcnn.inference": (
+            "frcnn.structures",
+            "frcnn.annotations",
+            "frcnn.errors",
+            "frcnn.files",
+            "frcnn.ops",
+            "frcnn.config",
+            "frcnn.data",
+            "frcnn.model",
+            "frcnn.evaluation",
+            "frcnn.draw",
+        ),
+    },
+    {
+        "frcnn.training": (
+            "frcnn",
+            "frcnn.structures",
+            "frcnn.annotations",
+            "frcnn.errors",
+            "frcnn.files",
+            "frcnn.ops",
+            "frcnn.config",
+            "frcnn.data",
+            "frcnn.model",
+            "frcnn.evaluation",
+            "frcnn.draw",
+            "frcnn.inference",
+        ),
+    },
+    {"frcnn.runs": EVERYTHING},
+    {"frcnn.cli": EVERYTHING, "frcnn": ("frcnn.inference", "frcnn.runs")},  # the Python API, imported on first use
+    {"benchmarks": (*EVERYTHING, "benchmarks")},
+]
+MAY_IMPORT = {room: allowed for layer in LAYERS for room, allowed in layer.items()}
+# `config` is read in these modules only: where things are built, and in the rooms that run them.
+READS_CONFIG = (
+    r"frcnn\.\w+\.build_\w+|frcnn\.analyze\.analyze|frcnn\.(config|inference|training|runs|cli)(\.\w+)*|benchmarks\.\w+"
+)
 # Third-party packages of the rooms that promise to need few.
 THIRD_PARTY = {
     "frcnn.structures": {"torch", "torchvision"},
@@ -173,12 +132,69 @@ def module(request):
 def test_directions(module):
     name = name_of(module)
     room = _rule(MAY_IMPORT, name)
-    assert room != "frcnn" or name == "frcnn", f"{name} belongs to no known room; say in MAY_IMPORT what it may import"
+    assert room is not None and (room != "frcnn" or name == "frcnn"), f"{name} belongs to no room of LAYERS"
     for imported in imports_of(module):
-        if imported.startswith("frcnn.") and not (room != "frcnn" and _within(imported, room)):
-            assert any(_within(imported, allowed) for allowed in MAY_IMPORT[room]) or (
-                _within(imported, "frcnn.config") and re.fullmatch(READS_CONFIG, name)
-            ), f"{name} may not import {imported}"
+        if imported.partition(".")[0] not in ("frcnn", "benchmarks") or (room != "frcnn" and _within(imported, room)):
+            continue
+        if imported == "frcnn":  # its version and its path
+            assert "frcnn" in MAY_IMPORT[room], f"{name} may not import frcnn"
+            continue
+        allowed = [each for each in MAY_IMPORT[room] if each != "frcnn" or MAY_IMPORT[room] is EVERYTHING]
+        if room == "benchmarks" or (_within(imported, "frcnn.config") and re.fullmatch(READS_CONFIG, name)):
+            continue
+        assert any(_within(imported, each) for each in allowed), f"{name} may not import {imported}"
+
+
+def test_no_room_imports_a_higher_one():
+    layer_of = {room: number for number, layer in enumerate(LAYERS) for room in layer}
+    for path in MODULES:
+        room = _rule(MAY_IMPORT, name_of(path))
+        for imported in imports_of(path):
+            other = _rule(MAY_IMPORT, imported)
+            if other not in (None, room, "frcnn") and room != "frcnn":
+                assert layer_of[other] < layer_of[room], (
+                    f"{name_of(path)} (layer {layer_of[room]}) imports {imported} (layer {layer_of[other]})"
+                )
+
+
+def test_no_cycles():
+    """Modules import each other in one direction only, imports inside functions included."""
+    edges = {name_of(path): imports_of(path) for path in MODULES}
+    done: set[str] = set()
+
+    def visit(name: str, chain: tuple[str, ...]) -> None:
+        assert name not in chain, f"import cycle: {' -> '.join([*chain[chain.index(name) :], name])}"
+        if name in done:
+            return
+        for imported in sorted(edges.get(name, ())):
+            if imported in edges and imported not in ("frcnn", name):
+                visit(imported, (*chain, name))
+        done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def test_file_names_are_unique():
+    """A file name means one thing. Names of data formats, metrics and commands may repeat where they mean the same."""
+    allowed = {
+        "__init__",
+        "coco",
+        "voc",
+        "lvis",
+        "anchors",
+        "boxes",
+        "targets",
+        "train",
+        "evaluate",
+        "predict",
+        "main",
+    } | {path.stem for path in (ROOT / "tools").glob("*.py")}
+    seen: dict[str, Path] = {}
+    for path in (path for path in MODULES if path.is_relative_to(ROOT / "frcnn") and "schema" not in path.parts):
+        if path.stem not in allowed:
+            assert path.stem not in seen, f"{path} and {seen[path.stem]} have one name"
+            seen[path.stem] = path
 
 
 def test_config_is_read_only_where_things_are_built(module):
@@ -193,20 +209,21 @@ def test_third_party_packages(module):
     assert tops - set(sys.stdlib_module_names) - {"frcnn"} <= THIRD_PARTY[_rule(THIRD_PARTY, name_of(module))]
 
 
-@pytest.mark.parametrize("folder", ["frcnn", "tests", "tools"])
+@pytest.mark.parametrize("folder", ["frcnn", "benchmarks", "tests", "tools"])
 def test_nothing_imports_the_tools(folder):
     for path in (ROOT / folder).rglob("*.py"):
         assert not any(_within(imported, "tools") for imported in imports_of(path)), path
 
 
 def test_tools_are_wrappers():
-    tools = list((ROOT / "tools").glob("*.py"))
+    tools = {path.stem: path for path in (ROOT / "tools").glob("*.py")}
     assert tools
-    for path in tools:
-        assert imports_of(path) == {f"frcnn.cli.{path.stem}"}, path
+    for name, path in tools.items():
+        command = {"benchmark": {"benchmarks.main", "sys", "pathlib"}}.get(name, {f"frcnn.cli.{name}"})
+        assert imports_of(path) == command, path
 
 
-@pytest.mark.parametrize("folder", ["frcnn", "tests", "tools"])
+@pytest.mark.parametrize("folder", ["frcnn", "benchmarks", "tests", "tools"])
 def test_no_drawer_for_odds_and_ends(folder):
     names = {path.stem for path in (ROOT / folder).rglob("*") if path.suffix == ".py" or path.is_dir()}
     assert not names & {"utils", "util", "misc", "common", "helpers", "helper"}

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from frcnn.annotations import ImageDetections, ImageRecord
+from frcnn.annotations import ImageDetections, ImageRecord, to_xywh
 from frcnn.errors import DataError
-from frcnn.evaluation.table import to_xywh
 from frcnn.files.limits import COORDINATE
 from frcnn.files.reading import read_json, shown
 from frcnn.files.writing import replacing

@@ -6,7 +6,7 @@ from benchmarks.build_loading import compare_config_loading
 from benchmarks.comparison_text import format_loading
 from benchmarks.loading import RATIOS, differences, one_thread
 from frcnn.config import parse_config
-from tests.benchmark.sides import settings
+from tests.benchmarks.sides import settings
 
 
 def test_figures_of_drawn_files(tmp_path):

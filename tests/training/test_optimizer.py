@@ -8,7 +8,7 @@ from frcnn.training.batches import train_loader
 from frcnn.training.metrics import Clock
 from frcnn.training.optimizer import build_optimizer, optimizer_from_config, parameter_groups, set_lr
 from frcnn.training.step import train_step
-from tests.train.experiments import tiny_config, tiny_experiment
+from tests.training.experiments import tiny_config, tiny_experiment
 
 DECAYS = {"weight_decay": 0.5, "norm_weight_decay": 0.25, "bias_weight_decay": 0.125, "bias_lr_factor": 2.0}
 

@@ -16,8 +16,8 @@ from frcnn.training.distributed import World, join_world, mean_over_ranks
 from frcnn.training.metrics import Clock
 from frcnn.training.step import prepared, train_step
 from tests.model.detectors import random_batch
-from tests.train.experiments import WORLD, tiny_settings
-from tests.train.ranks import spawn_ranks
+from tests.training.experiments import WORLD, tiny_settings
+from tests.training.ranks import spawn_ranks
 
 SIZES = [(3, 5, 7), (2, 4, 9)]
 """Images, height and width on each rank: canvases may differ."""

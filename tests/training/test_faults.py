@@ -26,8 +26,8 @@ from frcnn.training.faults.guard import Guard
 from frcnn.training.faults.stop import Stop, Stopped
 from frcnn.training.run_folder import RunFolder, prepare_folder
 from frcnn.training.trainer import train
-from tests.train.experiments import WORLD, Killed, differing, resume, run, tiny_experiment, tiny_settings, weights
-from tests.train.ranks import spawn_ranks
+from tests.training.experiments import WORLD, Killed, differing, resume, run, tiny_experiment, tiny_settings, weights
+from tests.training.ranks import spawn_ranks
 
 SETTINGS = {"steps": 8, "checkpoint_every": 3, "num_logged_images": 0}
 

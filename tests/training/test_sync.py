@@ -10,7 +10,7 @@ from frcnn.training.metrics import Clock, LossMeter
 from frcnn.training.step import prepared, train_step
 from frcnn.training.transfer import to_device
 from tests.model.detectors import random_batch
-from tests.train.experiments import tiny_experiment
+from tests.training.experiments import tiny_experiment
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -8,7 +8,7 @@ from frcnn.inference.detect_dataset import evaluation_mode
 from frcnn.training.build_experiment import build_experiment
 from frcnn.training.randomness import random_state
 from frcnn.training.validation_loss import validation_losses
-from tests.train.experiments import WORLD, tiny_experiment, tiny_settings
+from tests.training.experiments import WORLD, tiny_experiment, tiny_settings
 
 
 def with_batch_size(batch_size):

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from frcnn.files.checkpoint import load_checkpoint
-from tests.train.experiments import tiny_settings
-from tests.train.ranks import free_port
+from tests.training.experiments import tiny_settings
+from tests.training.ranks import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from frcnn.training.build_experiment import build_experiment, check_settings
 from frcnn.training.distributed import join_world
 from frcnn.training.metrics import Clock
 from frcnn.training.step import prepared, train_step
-from tests.train.experiments import WORLD, Killed, differing, resume, run, tiny_config, tiny_experiment, weights
-from tests.train.ranks import spawn_ranks
+from tests.training.experiments import WORLD, Killed, differing, resume, run, tiny_config, tiny_experiment, weights
+from tests.training.ranks import spawn_ranks
 
 ONE_CANVAS = {"short_side": 128}
 

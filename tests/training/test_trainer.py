@@ -19,7 +19,7 @@ from frcnn.training.run_folder import RunFolder, prepare_folder
 from frcnn.training.state import check_same_config, restore
 from frcnn.training.trainer import train, train_loader, train_step
 from frcnn.training.validation import validate
-from tests.train.experiments import WORLD, differing, run, tiny_config, tiny_experiment, tiny_settings, weights
+from tests.training.experiments import WORLD, differing, run, tiny_config, tiny_experiment, tiny_settings, weights
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from frcnn.files.checkpoint import load_checkpoint, weights_to_use
 from frcnn.inference.predictor import load
 from frcnn.training.ema import WeightAverage, decay_after
 from frcnn.training.init_from import load_weights
-from tests.train.experiments import Killed, differing, resume, run, tiny_config, tiny_experiment, tiny_settings
+from tests.training.experiments import Killed, differing, resume, run, tiny_config, tiny_experiment, tiny_settings
 
 PLAIN = {"steps": 6, "eval_every": 3, "checkpoint_every": 3, "num_logged_images": 0}
 WATCHED = PLAIN | {"ema_decay": 0.6, "early_stop": {"patience": 9}}
@@ -73,7 +73,7 @@ def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     run(folder / "plain", **PLAIN)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.train.experiments.tiny_config", settings_with_loss)
+        patch.setattr("tests.training.experiments.tiny_config", settings_with_loss)
         run(folder / "whole", **WATCHED)
         with pytest.raises(Killed):
             run(folder / "killed", kill_at=4, **WATCHED)

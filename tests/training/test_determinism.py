@@ -16,8 +16,8 @@ from frcnn.training.determinism import explained
 from frcnn.training.distributed import World, join_world, mean_count, mean_over_ranks
 from frcnn.training.metrics import Clock
 from frcnn.training.step import prepared, train_step
-from tests.train.experiments import WORLD, differing, run, tiny_experiment, tiny_settings
-from tests.train.ranks import spawn_ranks
+from tests.training.experiments import WORLD, differing, run, tiny_experiment, tiny_settings
+from tests.training.ranks import spawn_ranks
 
 STEPS = 20
 FULL = {"rpn_samples": 64, "roi_samples": 16}
@@ -170,7 +170,7 @@ def test_workers_leave_no_trace_in_a_deterministic_training(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", [{}, {"sampling_ratio": 0}, {"kind": "roi_pool"}])
 def test_four_workers_leave_no_trace_whatever_the_pooling(tmp_path, monkeypatch, pooling):
-    from tests.train import experiments
+    from tests.training import experiments
 
     def with_pooling(**settings):
         settings = tiny_settings(**settings)

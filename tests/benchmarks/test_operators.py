@@ -5,7 +5,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
 from benchmarks.operators import STEP, read_events
-from frcnn.analyze.stages import PREFIX
+from benchmarks.stages import PREFIX
 
 
 def event(number, name, start, end, *, parent=None, kernels=(), device=DeviceType.CPU):

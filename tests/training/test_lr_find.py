@@ -14,7 +14,7 @@ from frcnn.errors import TrainingError
 from frcnn.training import lr_find
 from frcnn.training.lr_find import RangeTest, find_lr, suggest
 from frcnn.training.randomness import random_state
-from tests.train.experiments import tiny_experiment, tiny_settings
+from tests.training.experiments import tiny_experiment, tiny_settings
 
 RATES = [10 ** (-6 + step / 20) for step in range(101)]
 """From 1e-6 to 0.1."""

@@ -9,7 +9,7 @@ import frcnn
 from benchmarks import main as benchmark
 from frcnn.config import override_config
 from tests.inference.trained import raw_config, save_small_checkpoint
-from tests.train.experiments import tiny_experiment
+from tests.training.experiments import tiny_experiment
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 

@@ -5,7 +5,7 @@ import torch
 
 from frcnn.errors import ConfigError
 from frcnn.training.distributed import World, broadcast, done_by_main, gather, join_world, mean_over_ranks, own_device
-from tests.train.ranks import spawn_ranks
+from tests.training.ranks import spawn_ranks
 
 
 def test_a_world_of_one_talks_to_nobody():

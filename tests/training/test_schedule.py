@@ -5,7 +5,7 @@ import pytest
 from frcnn.errors import ConfigError
 from frcnn.training.build_experiment import describe
 from frcnn.training.schedule import lr_factor
-from tests.train.experiments import tiny_experiment
+from tests.training.experiments import tiny_experiment
 
 
 def test_multistep_drops_at_shares_of_the_length():

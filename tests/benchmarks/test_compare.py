@@ -12,7 +12,7 @@ from benchmarks.memory import bytes_held, cpu_peak
 from benchmarks.sweep import sweep
 from benchmarks.sweep_plot import draw_sweep
 from frcnn.model.speed.compiled import CompiledDetector
-from tests.benchmark.sides import NO_PEER, small_sides
+from tests.benchmarks.sides import NO_PEER, small_sides
 
 
 @pytest.fixture(scope="module", params=["train", "detect"])

@@ -3,14 +3,9 @@
 import pytest
 import torch
 
-from benchmarks import build_detectron2
 from benchmarks.agreement import compare_detections, compare_training
 from benchmarks.build_torchvision import in_their_names
-from frcnn.config import parse_config
-from frcnn.convert import from_detectron2
-from frcnn.model.build_detector import build_from_config
-from tests.benchmark.sides import ALL, NO_PEER, settings, small_sides
-from tests.convert import peers
+from tests.benchmarks.sides import ALL, NO_PEER, small_sides
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -64,24 +59,6 @@ def test_what_torchvision_has_nothing_for_has_no_peer():
     sides = small_sides(NO_PEER)
     assert sides.peer is None and sides.no_peer == ["model.backbone.neck_norm is group"]
     assert not sides.adapted
-
-
-def test_detectron2_is_tried_only_where_it_is_installed():
-    if build_detectron2.is_installed():
-        pytest.skip("it is installed here")
-    assert small_sides(against="detectron2").no_peer == ["detectron2 is not installed"]
-
-
-def test_our_weights_by_detectron2s_names():
-    """Back through the converter they are ours again."""
-    raw = settings({"backbone": {"name": "resnet50", "weights": None, "neck": "fpn"}, "anchors": {"sizes": [32.0]}})
-    ours = build_from_config(parse_config(raw, source="test"), num_classes=4, pretrained=False).state_dict()
-    names = list(peers.detectron2("fpn", num_classes=4))
-    theirs = build_detectron2.in_their_names(ours, names)
-    assert set(names) - set(theirs) == {name for name in names if "cell_anchors" in name or name.startswith("pixel_")}
-    back = from_detectron2.convert(theirs, None, file_name="").state
-    assert {name for name in ours if not name.endswith("num_batches_tracked")} == set(back)
-    assert all(torch.equal(value, ours[name]) for name, value in back.items())
 
 
 def test_keys_of_which_torchvision_knows_one_value_are_taken_over():

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from frcnn.structures import Losses
 from frcnn.training.faults.guard import Guard
 from tests.model.detectors import small_detector
-from tests.train.experiments import WORLD
+from tests.training.experiments import WORLD
 
 
 class Launches(TorchDispatchMode):

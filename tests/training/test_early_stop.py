@@ -12,8 +12,8 @@ from frcnn.training.early_stop import Standstill
 from frcnn.training.run_folder import RunFolder
 from frcnn.training.state import check_same_config
 from frcnn.training.validation_loss import validation_losses
-from tests.train.experiments import Killed, resume, run, tiny_config, tiny_experiment
-from tests.train.ranks import spawn_ranks
+from tests.training.experiments import Killed, resume, run, tiny_config, tiny_experiment
+from tests.training.ranks import spawn_ranks
 
 STILL = {"steps": 9, "eval_every": 1, "checkpoint_every": 1, "num_logged_images": 0, "log_every": 1}
 SOON = {"patience": 2, "min_delta": 0.5}
