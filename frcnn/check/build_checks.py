@@ -2,7 +2,6 @@
 
 import time
 from functools import partial
-from typing import Literal
 
 import torch
 
@@ -12,7 +11,7 @@ from frcnn.check.preflight import preflight
 from frcnn.check.run_checks import AnchorSettings, Check, check_sources
 from frcnn.config.schema import Config
 from frcnn.config.schema.data import DataConfig
-from frcnn.data.build_data import read_annotations, sources_of
+from frcnn.data.build_data import read_sources
 from frcnn.data.dataset import DetectionDataset, did_you_mean, unused_ids
 from frcnn.errors import DataError
 from frcnn.model.build_detector import build_from_config
@@ -32,7 +31,8 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
     """
     start = time.monotonic()
     anchors = anchor_settings(config)
-    sources = [*read_split(config.data, "train"), *read_split(config.data, "val")]
+    annotations = read_sources(config.data, "train", "val")
+    sources = [Source("val" if key == "data.val" else "train", key, raw) for key, raw in annotations.items()]
     class_names, findings = choose_classes(config.data, sources)
     for source in sources:
         paths = [image.path for image in source.raw.images]
@@ -53,14 +53,6 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
     )
     check.seconds = time.monotonic() - start
     return check
-
-
-def read_split(data: DataConfig, split: Literal["train", "val"]) -> list[Source]:
-    """The annotations of each source of a split as they are written; no image file is read."""
-    given = data.train if split == "train" else data.val
-    keys = [f"data.{split}.{n}" for n in range(len(given))] if isinstance(given, list) else [f"data.{split}"]
-    annotations = [read_annotations(source) for source in sources_of(data, split)]
-    return [Source(split, key, raw) for key, raw in zip(keys, annotations, strict=True)]
 
 
 def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:

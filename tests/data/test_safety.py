@@ -143,7 +143,7 @@ def test_a_coco_file_name_stays_in_the_folder_of_images(coco_files, name):
     document["images"].append({"id": 8, "file_name": name, "height": 40, "width": 60})
     document["annotations"] = [{"id": 1, "image_id": 8, "category_id": 1, "bbox": [1, 1, 5, 5]}]
     path.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=rf"instances\.json: image 8: its file_name '{name}' leads out of the image folder"):
+    with pytest.raises(DataError, match=rf"instances\.json: image 8: its file_name '{name}' leads out of the image"):
         coco_dataset(images, path)
     dataset = coco_dataset(images, path, on_error="skip")
     assert (len(dataset), dataset.problems.count) == (1, 1)

@@ -78,7 +78,7 @@ def read_document(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: cannot read annotation file: {error.strerror}") from None
     if not isinstance(document, dict):
-        raise DataError(f"{path}: not a COCO instances file, which is an object with images, annotations and categories")
+        raise DataError(f"{path}: not a COCO instances file: expected an object with images, annotations, categories")
     return document
 
 
@@ -86,7 +86,7 @@ def read_entries(document: dict[str, Any], key: str, path: Path) -> list[dict[st
     """One of the lists of a document. Its entries are JSON objects; nothing else is checked."""
     entries = document.get(key)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{path}: not a COCO instances file: the list `{key}` is missing or has other entries than objects")
+        raise DataError(f"{path}: not a COCO instances file: the list `{key}` is missing or does not hold objects")
     return entries
 
 

@@ -203,7 +203,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     try:
         content = read_bytes(path, XML_BYTES, error=DataError)
         if b"<!DOCTYPE" in content.replace(b"\0", b""):  # the zeros of UTF-16
-            raise DataError(f"{path}: refused: it has a DOCTYPE, which annotations do not need and attacks use; delete that line")
+            raise DataError(f"{path}: refused: it has a DOCTYPE, which only attacks need; delete that line")
         return ElementTree.fromstring(content, ElementTree.XMLParser(target=_ShallowTree(path)))
     except FileNotFoundError:
         raise DataError(f"{path}: annotation file not found") from None
