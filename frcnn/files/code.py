@@ -6,7 +6,7 @@ or an override that the user passed contains its import path. A path that only a
 
 import inspect
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from importlib import import_module
 from typing import Any
 
@@ -58,13 +58,13 @@ def import_code(path: str, *, key: str) -> Callable[..., Any]:
         key: the config key, for messages.
 
     Raises:
-        ConfigError: the user did not give the path, the module or the attribute does not exist, or it is not callable.
-            Other exceptions of the module pass through with their traceback.
+        ConfigError: the user did not pass the path, the module or the attribute does not exist, or it cannot be called.
+            Exceptions that the module itself raises are passed on.
     """
     if not (isinstance(path, ImportPath) and path.is_given):
         raise ConfigError(
-            f"{key}: {path} is not imported: only a checkpoint names it, and its code may be of anyone. If you trust "
-            f"the code, pass it yourself: {key}={path}"
+            f"{key}: {path} is not imported, because no config file or override names it, only a checkpoint does. If "
+            f"you trust this code, pass the override {key}={path}"
         )
     module_name, _, attribute = path.partition(":")
     try:
@@ -75,27 +75,32 @@ def import_code(path: str, *, key: str) -> Callable[..., Any]:
         raise ConfigError(
             f"{key}: {path}: there is no module {error.name}; install its package, or add its folder to PYTHONPATH"
         ) from None
-    code = getattr(module, attribute, None)
+    if not hasattr(module, attribute):
+        raise ConfigError(f"{key}: {path}: the module has no attribute {attribute} ({module.__file__})")
+    code = getattr(module, attribute)
     if not callable(code):
-        found = (
-            f"{attribute} is a {type(code).__name__}, not callable"
-            if hasattr(module, attribute)
-            else (f"the module has no attribute {attribute}")
-        )
-        raise ConfigError(f"{key}: {path}: {found} ({getattr(module, '__file__', module_name)})")
+        raise ConfigError(f"{key}: {path}: {attribute} is of type {type(code).__name__}, which cannot be called")
     return code
 
 
-def check_signature(code: Callable[..., Any], path: str, *args: str, key: str, **arguments: Any) -> None:
-    """Raise ConfigError if `code` cannot be called with these arguments."""
+def check_signature(
+    code: Callable[..., Any], args: Sequence[str], arguments: Mapping[str, Any], *, path: str, key: str
+) -> None:
+    """Raise ConfigError if `code` cannot be called.
+
+    Args:
+        args: names of the positional arguments.
+        arguments: keyword arguments.
+        path: import path of `code`.
+        key: the config key, for messages.
+    """
     try:
         signature = inspect.signature(code)
     except (TypeError, ValueError):
-        return  # a callable of C, which has none
+        return  # callables written in C may have no signature
     try:
         signature.bind(*args, **arguments)
     except TypeError as error:
         call = ", ".join([*args, *(f"{name}=..." for name in arguments)])
-        raise ConfigError(
-            f"{key}: {path}{signature} cannot be called as {path.partition(':')[2]}({call}): {error}"
-        ) from None
+        name = path.partition(":")[2]
+        raise ConfigError(f"{key}: {path}{signature} cannot be called as {name}({call}): {error}") from None

@@ -166,7 +166,10 @@ class TestOverrides:
         ("wieghts=x", "wieghts: unknown key; did you mean model.backbone.weights?"),
         ("data.train.num_imgs=2", "data.train.num_imgs: unknown key; did you mean data.train.num_images?"),
         ("data.frobnicate=2", "data.frobnicate: unknown key; valid here: train, val, classes, "),
-        ("data.train.format=vox", 'data.train.format: "vox" is not one of voc, coco, shapes, python; did you mean voc?'),
+        (
+            "data.train.format=vox",
+            'data.train.format: "vox" is not one of voc, coco, shapes, python; did you mean voc?',
+        ),
         (
             "data.train={root: x}",
             "data.train.root: unknown key; it belongs to another format; valid here: format, num_images",

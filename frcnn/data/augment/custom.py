@@ -31,7 +31,7 @@ class CustomAugmentation:
         self.path = path
         self.key = key
         self.function = import_code(path, key=key)
-        check_signature(self.function, path, "sample", "generator", key=key)
+        check_signature(self.function, ["sample", "generator"], {}, path=path, key=key)
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
         result = self.function(sample, generator)

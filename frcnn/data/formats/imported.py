@@ -25,7 +25,7 @@ def read_imported(path: str, arguments: Mapping[str, Any], *, key: str) -> RawAn
         DataError: a record violates the contract of `ImageRecord`.
     """
     create = import_code(path, key=key)
-    check_signature(create, path, key=key, **arguments)
+    check_signature(create, [], arguments, path=path, key=key)
     dataset = create(**arguments)
     if not isinstance(dataset, DetectionDataset):
         raise ConfigError(f"{key}: {path} returned a {type(dataset).__name__}, expected a frcnn.data.DetectionDataset")
