@@ -1,6 +1,7 @@
 """Reading and preparing images in worker processes. Errors in a worker are reported by the main process."""
 
 import signal
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +25,9 @@ from frcnn.structures import Batch
 BEFORE_QUEUES = 100
 """Exit priority of `close`. Higher priorities run first, and the queues of multiprocessing have 10. A worker whose
 queue is already closed does not receive the request to end, and PyTorch waits 5 s for it, twice."""
+
+REPORT_SECONDS = 1.0
+"""How long PyTorch may take to report a dead worker."""
 
 
 class Attempt(NamedTuple):
@@ -180,7 +184,7 @@ class BatchLoader(DataLoader):
 
     def _batches(self) -> Generator[Batch | None, None, None]:
         dataset = self.samples.dataset
-        for batch, problems, fault in super().__iter__():
+        for batch, problems, fault in self._loaded():
             if fault is not None:
                 raise fault
             for message in problems:
@@ -188,6 +192,13 @@ class BatchLoader(DataLoader):
             if batch is None and isinstance(self.samples, TrainSamples):
                 raise DataError(f"{dataset.name}: no image can be read; first: {problems[0]}")
             yield batch
+
+    def _loaded(self) -> Iterator[Loaded]:
+        try:
+            yield from super().__iter__()
+        except (ConnectionError, EOFError) as error:  # a worker died while it sent a batch
+            time.sleep(REPORT_SECONDS)  # PyTorch raises an error with the cause when it notices
+            raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
 
 
 def close(iteration: ReferenceType[Generator]) -> None:

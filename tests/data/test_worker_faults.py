@@ -87,6 +87,20 @@ def test_workers_leave_the_first_signals_to_the_main_process():
     assert "go on with --resume" in (explain(error.value) or "")
 
 
+def test_a_worker_that_dies_while_it_sends_a_batch_is_reported(monkeypatch):
+    """The main process reads from a closed connection before PyTorch reports the worker."""
+
+    def reset(loader):
+        raise ConnectionResetError(104, "Connection reset by peer")
+        yield
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", reset)
+    monkeypatch.setattr("frcnn.data.loader.REPORT_SECONDS", 0.0)
+    with pytest.raises(RuntimeError, match="DataLoader worker") as error:
+        next(iter(batches(*make(workers=1))))
+    assert "go on with --resume" in (explain(error.value) or "")
+
+
 @pytest.mark.parametrize("workers", [2, 4])
 def test_a_program_may_end_while_a_loader_is_at_work(workers):
     program = f"""
