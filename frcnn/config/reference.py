@@ -121,7 +121,9 @@ def _type(node: dict[str, Any], *, is_plural: bool = False) -> str:
     if options:
         texts = [_type(option, is_plural=is_plural) for option in options]
         return ", or ".join(dict.fromkeys(text.replace("true or false", "true, false") for text in texts))
-    if "$ref" in node or node.get("type") == "object":
+    if node.get("type") == "object":
+        return "mapping"
+    if "$ref" in node:
         return "dataset" + "s" * is_plural if node.get("$ref") == "" else "section"
     choices = node.get("enum", [node["const"]] if "const" in node else [])
     if choices:

@@ -14,20 +14,19 @@ from frcnn.data.problems import ErrorPolicy
 from frcnn.errors import DataError
 
 IMAGE_FAULTS = ("unreadable", "no size")
-"""Kinds of `Fault` that make an image unusable."""
+"""The kinds of `Fault` that make an image unusable."""
 MOST_NAMED = 5
-"""Number of filtered classes that a note names."""
+"""Maximum number of filtered classes that a note names."""
 
 
 class AnnotatedDataset(DetectionDataset):
-    """The usable images and objects of a source, of any format.
+    """The usable images and objects of a source in any format.
 
-    Images keep their order. Boxes are clipped to the image. `areas` are used as
-    annotated, else they are width * height.
+    Images keep their order. Boxes are clipped to the image. Areas that are not annotated are width * height.
 
-    Reported to `problems` and left out: images and objects with a `Fault`, boxes that are not four finite numbers, and
-    boxes without area as written or in the image. A VOC box has no area where xmax <= xmin: by arithmetic it is one
-    pixel wide, but such boxes are stray clicks, as twice in BCCD.
+    Images and objects with a `Fault`, boxes that are not four finite numbers, and boxes without area, as written or
+    inside the image, are reported to `problems` and skipped. A VOC box with xmax <= xmin has no area: by arithmetic it
+    is one pixel wide, but such boxes are stray clicks (BCCD has two).
     """
 
     def __init__(
@@ -42,18 +41,20 @@ class AnnotatedDataset(DetectionDataset):
     ) -> None:
         """
         Args:
-            raw: the annotations as they are written.
-            class_names: in label order, each a class of the source where that declares its classes, or "N/A 12" for
-                an id that COCO leaves out but a network has an output for. None takes all classes of the source.
-            is_filter: whether objects of other classes are left out. Else each other class is a problem.
-            regions: crowds and difficult objects become ignore regions, stay ordinary objects, or are left out. The
-                first two keep their mark `is_crowd` or `is_difficult`, by which evaluation ignores them.
-            empty: images without objects of `class_names` stay or are left out. Crowds and difficult objects count as
-                objects, even those that `regions` leaves out; with "drop_crowd_only" only those that it keeps count.
+            raw: the annotations as written.
+            class_names: names in label order. If the source declares its classes, each name is one of them, or
+                "N/A 12" for an id that COCO does not use but a network has an output for. None takes all classes of
+                the source.
+            is_filter: whether objects of other classes are skipped. Otherwise each other class is a problem.
+            regions: whether crowds and difficult objects become ignore regions, remain ordinary objects, or are
+                skipped. The first two keep `is_crowd` or `is_difficult`, so that evaluation ignores them.
+            empty: whether images without objects of `class_names` are kept or skipped. Crowds and difficult objects
+                count as objects, even if `regions` skips them. With "drop_crowd_only" they count only if `regions` is
+                "keep".
 
         Raises:
-            DataError: a class that the source does not have, names that are not unique, no usable image,
-                only images without objects where these are left out.
+            DataError: the source does not have a class, names are not unique, there is no usable image, or only images
+                without objects that `empty` skips.
         """
         if raw.is_declared:
             check_class_names(raw.names, source=raw.place)
@@ -61,7 +62,7 @@ class AnnotatedDataset(DetectionDataset):
             class_names = [name for name in raw.names if name]
         category_ids = _category_ids(raw, class_names)
         is_image = _usable_images(raw, problems)
-        has_image = np.append(is_image, False)[raw.objects.rows]  # -1, no such image, is the last entry
+        has_image = np.append(is_image, False)[raw.objects.rows]  # -1 (no such image) selects the last entry
         labels, notes = _labels(raw, class_names, has_image, problems, is_filter=is_filter)
         boxes, has_area = _clip_boxes(raw, has_image & (labels > 0), problems)
         is_kept = has_area & ~(raw.objects.is_region & (regions == "drop"))
@@ -71,12 +72,12 @@ class AnnotatedDataset(DetectionDataset):
             num_empty, num_images = int((is_image & ~has_objects).sum()), int(is_image.sum())
             if num_images and num_empty == num_images:
                 raise DataError(
-                    f"{raw.place}: data.empty={empty} leaves out all {num_images} image(s): none has objects of "
+                    f"{raw.place}: data.empty={empty} skips all {num_images} image(s): none has objects of "
                     f"{', '.join(class_names)}"
                 )
             is_image &= has_objects
             notes.append(
-                f"{raw.name}: {num_empty} of {num_images} image(s) without objects are left out (data.empty: {empty})"
+                f"{raw.name}: {num_empty} of {num_images} image(s) without objects are skipped (data.empty: {empty})"
             )
         rows = np.flatnonzero(is_image)
         super().__init__(
@@ -106,24 +107,24 @@ class AnnotatedDataset(DetectionDataset):
 
 
 def _category_ids(raw: RawAnnotation, class_names: Sequence[str]) -> Sequence[int]:
-    """The source's own ids; 1..K where it has none."""
+    """The ids of the source; 1..K if it has none."""
     if not raw.is_declared:
         return range(1, len(class_names) + 1)
     id_by_name = unused_ids(class_names) | dict(zip(raw.names, raw.category_ids, strict=True))
     missing = [name for name in class_names if name not in id_by_name]
     if missing:
         named = ", ".join(missing) + did_you_mean(missing[0], raw.names)
-        raise DataError(f"{raw.place}: no category is named {named}; it has {', '.join(raw.names)}")
+        raise DataError(f"{raw.place}: no category is named {named}; the categories are {', '.join(raw.names)}")
     return [id_by_name[name] for name in class_names]
 
 
 def _usable_images(raw: RawAnnotation, problems: ErrorPolicy) -> np.ndarray:
-    """(images,) bool; reports the faults."""
+    """(images,) bool whether each image is usable. Reports the faults."""
     is_usable = np.ones(len(raw.images), bool)
     is_usable[[fault.row for fault in raw.faults if fault.kind in IMAGE_FAULTS and fault.row >= 0]] = False
     for fault in raw.faults:
         is_of_object = fault.kind == "unknown category"
-        if fault.is_problem and not (is_of_object and not is_usable[fault.row]):  # such an image is reported once
+        if fault.is_problem and not (is_of_object and not is_usable[fault.row]):  # an unusable image is reported once
             problems.report(fault.message)
     return is_usable
 
@@ -131,7 +132,7 @@ def _usable_images(raw: RawAnnotation, problems: ErrorPolicy) -> np.ndarray:
 def _labels(
     raw: RawAnnotation, class_names: Sequence[str], has_image: np.ndarray, problems: ErrorPolicy, *, is_filter: bool
 ) -> tuple[np.ndarray, list[str]]:
-    """(m,) int64 labels, 0 for other classes; and notes on the classes that were filtered and those never found."""
+    """(m,) int64 labels, 0 for other classes, and notes about filtered classes and classes without objects."""
     label_by_name = {name: label for label, name in enumerate(class_names, start=1)}
     labels = np.array([label_by_name.get(name, 0) for name in raw.names] + [0], np.int64)[raw.objects.names]
     counts = np.bincount(raw.objects.names[has_image & (raw.objects.names >= 0)], minlength=len(raw.names)).tolist()
@@ -142,22 +143,22 @@ def _labels(
         named = ", ".join(f"{name} {filtered[name]}" for name in most) + (", ..." if len(filtered) > MOST_NAMED else "")
         notes.append(
             f"{raw.name}: {sum(filtered.values())} annotation(s) of {len(filtered)} class(es) that data.classes does "
-            f"not list are left out ({named})"
+            f"not list are skipped ({named})"
         )
         others = {name: n for name, n in others.items() if not name}
     for name, count in others.items():
         known = ", ".join(class_names)
         problems.report(f"{raw.place}: {count} annotation(s) of the class {name!r}; the classes are {known}")
-    if is_filter and not raw.is_declared:  # classes that are declared were looked up before
+    if is_filter and not raw.is_declared:  # `_category_ids` has looked up declared classes
         absent = [name for name in class_names if name not in raw.names and name not in unused_ids([name])]
         notes += [
-            f"warning: {raw.name}: no object is of the class {name}{did_you_mean(name, raw.names)}" for name in absent
+            f"warning: {raw.name}: no object has the class {name}{did_you_mean(name, raw.names)}" for name in absent
         ]
     return labels, notes
 
 
 def _clip_boxes(raw: RawAnnotation, is_wanted: np.ndarray, problems: ErrorPolicy) -> tuple[np.ndarray, np.ndarray]:
-    """(m, 4) float32 boxes inside their images, and (m,) bool whether a wanted one has an area there."""
+    """(m, 4) float32 boxes clipped to their images, and (m,) bool whether a wanted box has an area there."""
     objects = raw.objects
     sizes = np.array([(image.width, image.height) for image in raw.images], np.float64).reshape(-1, 2)
     bounds = np.zeros((len(objects.rows), 2))
@@ -186,7 +187,7 @@ def _records(
     *,
     is_ignoring: bool,
 ) -> list[ImageRecord]:
-    """One record for each image in `rows`, with those of the objects in `numbers` that are its own."""
+    """One record per image in `rows`, with its objects among `numbers`."""
     objects = raw.objects
     numbers = numbers[np.argsort(objects.rows[numbers], kind="stable")]
     starts = np.searchsorted(objects.rows[numbers], rows, side="left").tolist()

@@ -1,4 +1,4 @@
-"""From single images to one padded batch."""
+"""Padding images and ground truth to one batch."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SMALLEST_BUCKET = 8
 
 
 class Sample(NamedTuple):
-    """One image with its annotation, after the transforms."""
+    """One image with its annotation, before and after augmentation."""
 
     image: Tensor
     """(3, h, w) uint8."""
@@ -25,15 +25,15 @@ class Sample(NamedTuple):
     is_ignored: Tensor
     """(n,) bool."""
     original_size: Tensor
-    """(2,) int64 (height, width) before the resize."""
+    """(2,) int64 (height, width) of the image file."""
     index: int
-    """Position in the data set."""
+    """Position in the dataset."""
     seed: int
     """See `structures.Batch`."""
 
 
 def ground_truth_slots(count: int) -> int:
-    """Smallest of 8, 16, 32, 64, ... that holds `count`: few different shapes, and nothing is ever cut.
+    """The smallest of 8, 16, 32, 64, ... that is at least `count`: few different shapes, and no object is cut.
 
     >>> [ground_truth_slots(count) for count in (0, 8, 9, 200)]
     [8, 8, 16, 256]
@@ -45,7 +45,7 @@ def ground_truth_slots(count: int) -> int:
 
 
 def canvas_size(height: int, width: int) -> tuple[int, int]:
-    """Both sides rounded up to a multiple of 32.
+    """Round both sides up to a multiple of 32.
 
     >>> canvas_size(600, 800)
     (608, 800)
@@ -56,8 +56,8 @@ def canvas_size(height: int, width: int) -> tuple[int, int]:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Pad images with zeros and ground truth with empty slots.
 
-    The canvas is the `canvas_size` of the largest height and the largest width of the batch; images lie in its upper
-    left corner. Empty slots hold the box [0, 0, 1, 1] and label 0 (see `structures`).
+    The canvas is the `canvas_size` of the largest height and the largest width of the batch. Images are placed in its
+    upper left corner. Empty slots have the box [0, 0, 1, 1] and label 0 (see `structures`).
     """
     size = len(samples)
     height, width = canvas_size(

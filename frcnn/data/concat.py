@@ -1,4 +1,4 @@
-"""Several data sets as one, such as VOC 2007 and 2012."""
+"""Several datasets as one, such as VOC 2007 and 2012."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from frcnn.errors import DataError
 
 
 class ConcatDataset(DetectionDataset):
-    """The images of `parts`, one part after the other.
+    """The images of several datasets, one dataset after the other.
 
-    All parts have the same class names in the same order; category ids are those of the first part. Problems are
-    reported to the first part's policy (the parts of one split share it).
+    All parts have the same class names in the same order. The category ids and the error policy are those of the first
+    part; the parts of one split share the policy.
     """
 
     def __init__(self, parts: Sequence[DetectionDataset]) -> None:
@@ -22,7 +22,7 @@ class ConcatDataset(DetectionDataset):
         for part in parts[1:]:
             if part.class_names != first.class_names:
                 raise DataError(
-                    f"{part.name} and {first.name} cannot be joined, their classes differ: "
+                    f"{part.name} and {first.name} cannot be joined, because their classes differ: "
                     f"{', '.join(part.class_names)} / {', '.join(first.class_names)}; set data.classes"
                 )
         super().__init__(

@@ -14,46 +14,46 @@ from frcnn.files.limits import IMAGE_PIXELS
 from frcnn.files.reading import size_of
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
-"""What is read, by Pillow's names; the others are rare, little tested, or run another program (EPS)."""
+"""The supported formats by their Pillow names. The others are rare, little tested, or run another program (EPS)."""
 
 ORIENTATION_TAG = 0x0112
 
 
 class DecodedImage(NamedTuple):
-    """An image file as `read_image` gives it, and how it is stored."""
+    """An image file as `read_image` returns it, and how it is stored."""
 
     pixels: Tensor
-    """(3, H, W) uint8 RGB, turned by the EXIF orientation."""
+    """(3, H, W) uint8 RGB, upright according to the EXIF orientation."""
     mode: str
-    """PIL's name of the stored pixels: RGB, L, P, CMYK, I;16, ..."""
+    """Pillow's name of the stored pixel format: RGB, L, P, CMYK, I;16, ..."""
     raw_mode: str
-    """How the decoder found them, such as RGB;16B for 16 bits a channel; empty where it does not say."""
+    """The decoder's name of the pixel format, such as RGB;16B for 16 bits per channel; empty if it has none."""
     stored_size: tuple[int, int]
-    """(height, width) before the turn."""
+    """(height, width) before the rotation."""
     orientation: int
-    """EXIF's, 1 (upright) to 8; 1 where there is none."""
+    """The EXIF orientation, 1 (upright) to 8; 1 if there is none."""
 
 
 def read_image(path: Path | str) -> Tensor:
-    """Read an image file as a person would see it.
+    """Read an image file as viewers display it.
 
-    1. Decode the whole file; a truncated one is an error, never an image that ends in grey.
-    2. Turn it by its EXIF orientation.
-    3. Bring it to 8-bit RGB: 16-bit grey is scaled by 255 / 65535, palettes and CMYK are converted, an alpha channel
-       is dropped (colours are taken as stored, not blended with any ground).
+    1. Decode the whole file. A truncated file is an error.
+    2. Rotate it according to its EXIF orientation.
+    3. Convert it to 8-bit RGB: 16-bit gray is scaled by 255 / 65535, palettes and CMYK are converted, and an alpha
+       channel is dropped (colors are used as stored, not blended with a background).
 
     Returns:
-        (3, H, W) uint8, RGB. Not necessarily contiguous: the memory is channels-last, which the resize likes best.
+        (3, H, W) uint8, RGB. Not necessarily contiguous: the memory is channels-last, which is fastest to resize.
 
     Raises:
-        DataError: names the file; it is missing, empty, broken, truncated, of too many pixels, or holds pixels without
-            a known range.
+        DataError: the file is missing, empty, broken, truncated or has too many pixels, or its pixel format has no
+            known range.
     """
     return decode_image(path).pixels
 
 
 def decode_image(path: Path | str) -> DecodedImage:
-    """`read_image` with what is known of the file besides its pixels."""
+    """`read_image` with information about the file."""
     path = Path(path)
     try:
         size_of(path)
@@ -75,19 +75,21 @@ def decode_image(path: Path | str) -> DecodedImage:
     except FileNotFoundError:
         raise DataError(f"{path}: image file not found") from None
     except UnidentifiedImageError:
-        reason = "the file is empty" if path.stat().st_size == 0 else f"no known image format ({', '.join(FORMATS)})"
+        reason = (
+            "the file is empty" if path.stat().st_size == 0 else f"not a supported image format ({', '.join(FORMATS)})"
+        )
         raise DataError(f"{path}: cannot read image: {reason}") from None
     except Image.DecompressionBombError as error:
         variable = IMAGE_PIXELS.variable
         raise DataError(f"{path}: cannot read image: {error} If not, set the environment variable {variable}") from None
     except (MemoryError, DataError):
         raise
-    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise DataError(f"{path}: cannot read image: {error}") from error
 
 
 def turn_upright(pixels: Tensor, orientation: int) -> Tensor:
-    """(3, H, W) pixels as stored -> as seen by EXIF's orientation 1 to 8; as they are for other numbers."""
+    """Rotate and mirror stored (3, H, W) pixels by EXIF orientation 1 to 8. Other numbers have no effect."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 2)
     flipped = [axis for axis, orientations in ((1, (3, 4, 7, 8)), (2, (2, 3, 6, 7))) if orientation in orientations]
@@ -95,12 +97,12 @@ def turn_upright(pixels: Tensor, orientation: int) -> Tensor:
 
 
 def from_pil(image: Image.Image) -> Tensor:
-    """Steps 2 and 3 of `read_image` for an image that is open already; ValueError for pixels without a known range."""
+    """Steps 2 and 3 of `read_image` for an open image. Pixels without a known range are a ValueError."""
     return _to_tensor(ImageOps.exif_transpose(image))
 
 
 def _readable_formats() -> list[str]:
-    """Those of FORMATS that this Pillow knows; raises Pillow's own limit of pixels where the user has raised ours."""
+    """The FORMATS that this Pillow supports. Raises the pixel limit of Pillow if the user has raised ours."""
     Image.init()
     limit = IMAGE_PIXELS.value()
     if limit > IMAGE_PIXELS.default and Image.MAX_IMAGE_PIXELS is not None:
@@ -109,7 +111,7 @@ def _readable_formats() -> list[str]:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """The decoder's name of the pixels of an image that is not loaded yet."""
+    """The decoder's name of the pixel format of an image that is not loaded yet."""
     tiles = getattr(image, "tile", None) or ()
     arguments = tiles[0][3] if tiles else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -117,7 +119,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    pixels = np.array(_to_rgb(image))  # a copy: what PIL lends out is read-only
+    pixels = np.array(_to_rgb(image))  # a copy, because the array of Pillow is read-only
     return torch.from_numpy(pixels).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
 
 
@@ -125,17 +127,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; store the image with 8 or 16 bits")
+        raise ValueError("floating-point pixels have no known range; save the image with 8 or 16 bits")
     if image.mode.startswith("I"):
-        # PIL's own conversion cuts 16 bits off at 255, which turns most of the image white.
+        # Pillow's own conversion clips 16 bits at 255, which turns most of the image white.
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("grey values beyond 16 bits have no known range; store the image with 8 or 16 bits")
-        scaled = values.astype(np.uint32)  # in place: an image near the limit of pixels would take gigabytes
+            raise ValueError("gray values of more than 16 bits have no known range; save the image with 8 or 16 bits")
+        scaled = values.astype(np.uint32)  # in place, because an image near the pixel limit would take gigabytes
         scaled *= 255
         scaled += 32767
         scaled //= 65535
         image = Image.fromarray(scaled.astype(np.uint8))
     if "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, PIL warns of the lost transparency
+        image = image.convert("RGBA")  # Pillow warns about the lost transparency if it converts to RGB directly
     return image.convert("RGB")

@@ -1,37 +1,37 @@
-"""Decoding the usual JPEG files by torchvision, with the pixels of Pillow in two thirds of its time.
+"""Decoding plain JPEG files with torchvision: the same pixels as Pillow in two thirds of the time.
 
-Both call libjpeg-turbo with the same settings; what Pillow takes longer for are its copies, to four bytes a pixel and
-back to three. torchvision means to remove its decoders (`torchvision.io.decode_jpeg` warns of it since 0.29, the
-operator below it does not); where they are gone, Pillow reads all.
+Both call libjpeg-turbo with the same settings. Pillow spends the additional time on copies, to four bytes per pixel and
+back to three. torchvision plans to remove its decoders (`torchvision.io.decode_jpeg` warns since 0.29, the operator
+below it does not). Without them, Pillow reads all files.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401 - brings the operator
+import torchvision  # noqa: F401 - registers the operator
 from torch import Tensor
 
 SEQUENTIAL = (0xC0, 0xC1)
-"""Frames of 8-bit Huffman coding in one go; others, progressive ones (0xC2) above all, are left to Pillow."""
+"""Sequential frames with 8-bit Huffman coding. Pillow reads all others, mainly progressive ones (0xC2)."""
 RGB = 3
 """torchvision.io.ImageReadMode.RGB."""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN = 0xDA
 OTHER_BYTES = 2**20
-"""What a file may hold beside its pixels: previews, colour profiles."""
+"""Maximum size of the other contents of a file: previews, color profiles."""
 
 
 def decode_sequential(path: Path, *, height: int, width: int) -> Tensor | None:
-    """The pixels of a JPEG file that Pillow has found to be `height` x `width`; None where they are left to Pillow.
+    """The pixels of a JPEG file that has `height` x `width` pixels according to Pillow; None if Pillow must decode it.
 
-    1. Read the file, if it is no larger than an image of that size can well be.
-    2. Walk through its header: one grey or three-colour frame of 8 bits, of that very size, and nothing that decoders
-       might read in two ways. So nothing larger is decoded than was allowed.
-    3. Decode. Whatever is refused there is left to Pillow too, whose message the user shall read.
+    1. Read the file unless it is larger than an image of that size can plausibly be.
+    2. Check its header: one frame of 8 bits with 1 or 3 colors and exactly that size, and nothing that decoders could
+       interpret in two ways. So no image above the pixel limit is decoded.
+    3. Decode. Pillow also gets the files that fail here, because its error messages are better.
 
     Returns:
-        (3, H, W) uint8 RGB, channels-last in memory, not turned by its orientation.
+        (3, H, W) uint8 RGB, channels-last in memory, before the EXIF orientation is applied.
     """
     most = 4 * height * width + OTHER_BYTES
     data = np.fromfile(path, dtype=np.uint8, count=most + 1)
@@ -39,16 +39,16 @@ def decode_sequential(path: Path, *, height: int, width: int) -> Tensor | None:
         return None
     try:
         pixels = torch.ops.image.decode_jpeg(torch.from_numpy(data), RGB, False)
-    except (RuntimeError, AttributeError):  # a broken file; torchvision without libjpeg, or without decoders
+    except (RuntimeError, AttributeError):  # a broken file, or torchvision without libjpeg or without decoders
         return None
     return pixels if pixels.shape == (3, height, width) else None
 
 
 def frame_size(data: memoryview) -> tuple[int, int] | None:
-    """(height, width) of a file whose header has one sequential frame of 8 bits and 1 or 3 colours; None for others.
+    """(height, width) of a file whose header has one sequential frame of 8 bits with 1 or 3 colors; None for others.
 
-    A header is a chain of segments: 0xFF, a kind, two bytes of length, content. Bytes between them are against the
-    standard, and programs differ in what they make of them.
+    A header is a sequence of segments: 0xFF, a kind, two bytes of length, content. Bytes between segments violate the
+    standard, and programs differ in how they treat them.
     """
     size = None
     if bytes(data[:2]) != b"\xff\xd8":

@@ -1,4 +1,4 @@
-"""What happens when an image or an annotation cannot be used: stop, or warn once, leave it out and count it."""
+"""What happens when an image or an annotation cannot be used: raise an error, or warn once, skip it and count it."""
 
 import logging
 from typing import Literal
@@ -9,11 +9,11 @@ logger = logging.getLogger("frcnn.data")
 
 
 class ErrorPolicy:
-    """`data.on_error` as an object; each data set has one and every problem found in it is reported here.
+    """`data.on_error` as an object. Every problem of a dataset is reported to its policy.
 
-    Reports are made in the main process only: what a loader worker runs into travels with its batch (`loader`), so
-    the count is whole, whatever the number of workers and however they are started. A problem is known by its
-    message, which names the file and the object; the same image failing again in the next epoch is not counted twice.
+    Problems are reported in the main process only: those of a loader worker are passed on with its batch (see
+    `loader`). The count is therefore complete for any number of workers and any start method. A problem is identified
+    by its message, which names the file and the object, so an image that fails again in the next epoch counts once.
     """
 
     def __init__(self, on_error: Literal["raise", "skip"] = "raise", *, name: str = "data") -> None:
@@ -23,19 +23,19 @@ class ErrorPolicy:
 
     @property
     def count(self) -> int:
-        """Different problems so far."""
+        """Number of different problems so far."""
         return len(self._seen)
 
     def report(self, message: str) -> None:
-        """Raise DataError under `raise`; under `skip` log the message at its first appearance and count it."""
+        """Raise DataError (`raise`), or log the message when it first occurs, and count it (`skip`)."""
         if self.on_error == "raise":
-            raise DataError(f"{message} (data.on_error=skip leaves such cases out)")
+            raise DataError(f"{message} (data.on_error=skip skips such cases)")
         if message not in self._seen:
             self._seen.add(message)
-            logger.warning("left out: %s", message)
+            logger.warning("skipped: %s", message)
 
     def summary(self) -> str:
-        """One line for the end of a run; empty where nothing was left out."""
+        """One line for the end of a run; empty if nothing was skipped."""
         if not self.count:
             return ""
-        return f"{self.name}: left out {self.count} unusable image(s) or annotation(s)"
+        return f"{self.name}: skipped {self.count} unusable image(s) or annotation(s)"

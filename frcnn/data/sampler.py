@@ -1,4 +1,4 @@
-"""Which images make up which batch: a pure function of (seed, step)."""
+"""Which images form a batch: a pure function of (seed, step)."""
 
 import math
 from collections import Counter
@@ -11,59 +11,59 @@ from torch import Generator
 from frcnn.errors import ConfigError, DataError
 
 Key = tuple[int, int]
-"""(epoch, index): all that the random changes of one image may depend on, besides the seed. Where an image may come
-several times in an epoch, the first number counts the times instead, see `with_visits`."""
+"""(epoch, index): apart from the seed, the random changes of an image depend on these only. If an image can occur
+several times in an epoch, the first number counts its occurrences, see `with_visits`."""
 
 UNIT = 2**32
-"""Fractions of a draw are counted in integers of this unit, so that their sum is exact in any order."""
+"""Fractions of a draw are counted in integer units of 1 / UNIT, so that their sum is exact in any order."""
 
 
 def mixed_seed(*key: int) -> int:
-    """A number in 0..2**63 - 1 made of the key's non-negative integers; neighbouring keys are unrelated."""
+    """Mix non-negative integers to a number in 0..2**63 - 1. Neighboring keys give unrelated numbers."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seeded_generator(*key: int) -> Generator:
-    """A generator whose stream is a function of the key, see `mixed_seed`."""
+    """A generator seeded by `mixed_seed`."""
     return torch.Generator().manual_seed(mixed_seed(*key))
 
 
 def order_generator(*, seed: int, epoch: int) -> Generator:
-    """Draws the order of an epoch."""
+    """The generator that draws the order of an epoch."""
     return seeded_generator(1, seed, epoch)
 
 
 def image_generator(*, seed: int, epoch: int, index: int) -> Generator:
-    """Draws the flip, scale and jitter of an image in an epoch."""
+    """The generator of the augmentations of an image in an epoch."""
     return seeded_generator(2, seed, epoch, index)
 
 
 def image_seed(*, seed: int, epoch: int, index: int) -> int:
-    """`Batch.seed` of an image in an epoch: what the anchors and regions it is trained on are drawn from."""
+    """`Batch.seed` of an image in an epoch, from which its training anchors and regions are sampled."""
     return mixed_seed(3, seed, epoch, index)
 
 
 def epoch_size(num_images: int, factors: Sequence[float] | None = None) -> int:
-    """Draws of an epoch: one of each image, or, with `factors`, their sum, rounded down."""
+    """Number of draws in an epoch: one per image, or the sum of `factors`, rounded down."""
     return num_images if factors is None else math.floor(math.fsum(factors) + 1e-6)  # 1e-6: n / 3 three times is n
 
 
 def steps_per_epoch(num_draws: int, batch_size: int) -> int:
-    """Whole batches in one pass; the incomplete rest is dropped, other images each epoch."""
+    """Number of full batches in an epoch. The incomplete rest is dropped; it has other images in each epoch."""
     return num_draws // batch_size
 
 
 def draw_epoch(factors: Sequence[float], generator: Generator) -> list[int]:
-    """The images of one epoch in random order, image i factors[i] times on average, `epoch_size` in all.
+    """Draw the images of one epoch in random order: image i factors[i] times on average, `epoch_size` in total.
 
     1. Lay the factors end to end on a line, in random order.
-    2. Mark the line at distance 1, from a random start on: the marks on an image are its draws, which rounds each
-       factor up or down at random (systematic sampling), and the sum of all to a whole number that hardly varies.
-    3. Shuffle the draws; where the sum was rounded up, drop the last.
+    2. Place marks at distance 1 on the line, from a random start. The marks on an image are its draws. This rounds each
+       factor up or down at random (systematic sampling), and the total varies by at most one.
+    3. Shuffle the draws. If the total was rounded up, drop the last draw.
     """
     size = epoch_size(len(factors), factors)
     units = (torch.tensor(factors, dtype=torch.float64) * UNIT).round().long()
-    units[units.argmax()] += max(0, size * UNIT - int(units.sum()))  # what the rounding to units has lost
+    units[units.argmax()] += max(0, size * UNIT - int(units.sum()))  # what rounding to units has lost
     images = torch.randperm(len(factors), generator=generator)
     start = int(torch.randint(UNIT, (1,), generator=generator))
     ends = (units[images].cumsum(0) + start) // UNIT
@@ -83,10 +83,10 @@ def epoch_batches(
 ) -> list[list[int]]:
     """The batches of an epoch, each of `batch_size` indices.
 
-    1. Shuffle the images; with `factors`, draw them, see `draw_epoch`.
-    2. With `is_wide`: deal wide and tall images into batches of their own and shuffle these batches. The leftovers
-       of both groups make at most one mixed batch, the last.
-    3. Drop what fills no batch.
+    1. Shuffle the images. With `factors`, draw them instead, see `draw_epoch`.
+    2. With `is_wide`, form separate batches of wide and of tall images and shuffle these batches. The leftovers of both
+       groups form at most one mixed batch, the last.
+    3. Drop the images that do not fill a batch.
     """
     generator = order_generator(seed=seed, epoch=epoch)
     if factors is None:
@@ -107,9 +107,9 @@ def _whole_batches(order: list[int], batch_size: int) -> list[list[int]]:
 
 
 def with_visits(batches: Sequence[Sequence[int]], *, epoch: int, most_draws: int) -> list[list[Key]]:
-    """Key of each index of an epoch's batches: (epoch * most_draws + earlier draws of the image in this epoch, index).
+    """The key of each index in the batches of an epoch: (epoch * most_draws + previous draws in this epoch, index).
 
-    So an image that is drawn again is flipped and scaled anew, and where each is drawn once the key is (epoch, index).
+    An image that is drawn again thus gets new augmentations. If each image is drawn once, the key is (epoch, index).
 
     >>> with_visits([[4, 7], [7, 5]], epoch=10, most_draws=3)
     [[(30, 4), (30, 7)], [(31, 7), (30, 5)]]
@@ -125,10 +125,11 @@ def with_visits(batches: Sequence[Sequence[int]], *, epoch: int, most_draws: int
 
 
 class TrainSampler:
-    """Endless micro-batches of one rank, from any step on.
+    """Endless micro-batches of one rank, starting at any step.
 
-    The global batch of step s is batch s % steps_per_epoch of epoch s // steps_per_epoch. Rank r takes the r-th of
-    its `world_size` equal slices and yields it in `accumulate` parts. Starting in the middle costs one epoch's order.
+    The global batch of step s is batch s % steps_per_epoch of epoch s // steps_per_epoch. Rank r takes slice r of
+    `world_size` equal slices and yields it in `accumulate` parts. A start in the middle of an epoch computes the order
+    of that epoch only.
     """
 
     def __init__(
@@ -146,12 +147,12 @@ class TrainSampler:
     ) -> None:
         """
         Args:
-            batch_size: images of an optimiser step over all ranks and parts.
-            is_wide: one flag an image; None leaves the groups out.
-            factors: how often each image is drawn in an epoch, on average; None is once.
+            batch_size: images per optimizer step over all ranks and parts.
+            is_wide: one flag per image; None does not group images.
+            factors: average number of draws of each image in an epoch; None means one.
 
         Raises:
-            ConfigError: batch_size is no multiple of world_size * accumulate.
+            ConfigError: batch_size is not a multiple of world_size * accumulate.
             DataError: batch_size is larger than an epoch.
         """
         if batch_size % (world_size * accumulate):
@@ -177,7 +178,7 @@ class TrainSampler:
         self.most_draws = 1 if factors is None else math.ceil(max(factors)) + 1
 
     def __iter__(self) -> Iterator[list[Key]]:
-        """Yields the keys of one micro-batch after the other."""
+        """Yield the keys of one micro-batch after the other."""
         epoch, position = divmod(self.start_step, self.steps_per_epoch)
         share = self.batch_size // self.world_size
         part = share // self.accumulate
@@ -198,7 +199,7 @@ class TrainSampler:
 
 
 class EvalSampler:
-    """Every image once, in order, those of rank r being r, r + world_size, ..."""
+    """Every image once, in order. Rank r takes the images r, r + world_size, ..."""
 
     def __init__(self, num_images: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         own = range(num_images)[rank::world_size]

@@ -111,7 +111,7 @@ EXPECTED = {
     ("image-listed-twice", "train"): "train.txt: listed_twice occurs twice",
     ("image-missing", "train"): "gone.jpg: image file not found",
     ("image-truncated", "train"): "truncated.jpg",
-    ("image-unreadable", "train"): "rubbish.png: cannot read image: no known image format",
+    ("image-unreadable", "train"): "rubbish.png: cannot read image: not a supported image format",
     ("image-size-differs", "train"): "other_size.png: 120 x 90 pixels, annotated as 128 x 96",
     ("image-size-turned", "train"): "turned.jpg: 96 x 128 pixels, annotated as 128 x 96, which is the size before EXIF",
     ("image-turned", "train"): "turned_well.jpg",

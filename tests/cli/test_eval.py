@@ -113,7 +113,7 @@ def test_perfect_detections_by_a_config_alone(tmp_path, capsys):
 
 
 def test_listed_classes_filter_what_is_evaluated(tmp_path, capsys):
-    """Detections of the other categories are left out, as pycocotools does with catIds; unknown ones are an error."""
+    """Detections of the other categories are skipped, as pycocotools does with catIds; unknown ones are an error."""
     config = parse_config(raw_config(), source="test")
     dataset = build_dataset(config.data, "val")
     found = [ImageDetections(record.boxes, 1 - 0 * record.boxes[:, 0], record.labels) for record in dataset.records]
@@ -125,7 +125,7 @@ def test_listed_classes_filter_what_is_evaluated(tmp_path, capsys):
     assert main(arguments) == 0
     report = read(tmp_path / "found_eval" / "eval.json")
     assert list(report["per_class"]) == [name] and report["coco"]["AP"] == pytest.approx(1)
-    assert "that data.classes does not list are left out" in capsys.readouterr().out
+    assert "that data.classes does not list are skipped" in capsys.readouterr().out
     entries = json.loads(path.read_text())
     path.write_text(json.dumps([*entries, entries[0] | {"category_id": 77}]))
     assert main(arguments) == 2

@@ -115,7 +115,7 @@ def test_listed_classes_filter_a_coco_file(coco_files):
         assert dataset.records[0].boxes[:, 0].tolist() == [1, 4]
         assert dataset.problems.count == 0
         assert dataset.notes == (
-            "coco instances.json: 4 annotation(s) of 2 class(es) that data.classes does not list are left out "
+            "coco instances.json: 4 annotation(s) of 2 class(es) that data.classes does not list are skipped "
             "(dog 3, cat 1)",
         )
     with pytest.raises(DataError, match=r"instances\.json: no category is named Persn; did you mean person\?"):
@@ -129,10 +129,10 @@ def test_listed_classes_filter_a_voc_set(voc_root):
     dataset = build_dataset(data, "train")
     assert dataset.records[0].labels.tolist() == [2, 1] and dataset.problems.count == 0
     assert dataset.notes == (
-        "voc voc trainval: 1 annotation(s) of 1 class(es) that data.classes does not list are left out (cat 1)",
+        "voc voc trainval: 1 annotation(s) of 1 class(es) that data.classes does not list are skipped (cat 1)",
     )
     dataset = build_dataset(data.model_copy(update={"classes": ["Person", "dog"]}), "train")
-    assert dataset.notes[1] == "warning: voc voc trainval: no object is of the class Person; did you mean person?"
+    assert dataset.notes[1] == "warning: voc voc trainval: no object has the class Person; did you mean person?"
 
 
 def test_an_object_without_a_class_is_a_problem_though_classes_are_listed(voc_root):
@@ -191,7 +191,7 @@ def test_images_without_objects_of_the_training_set(form, empty, region, kept, c
     train_set, val_set = build_datasets(DataConfig(train=train, val=val, classes=["dog"], empty=empty))
     assert [record.image_id for record in train_set.records] == kept
     assert [record.image_id for record in val_set.records] == ["objects", "crowd", "other", "none"]
-    note = f"{train_set.name}: {4 - len(kept)} of 4 image(s) without objects are left out (data.empty: {empty})"
+    note = f"{train_set.name}: {4 - len(kept)} of 4 image(s) without objects are skipped (data.empty: {empty})"
     assert [each for each in train_set.notes if "data.empty" in each] == ([] if empty == "keep" else [note])
     assert not any("data.empty" in each for each in val_set.notes)
     assert train_set.read_image(len(kept) - 1).shape == (3, 40, 60)
@@ -214,7 +214,7 @@ def test_shapes_without_objects_are_dropped_and_the_others_stay_in_step():
 
 def test_a_training_set_of_empty_images_only_is_an_error_when_they_are_dropped(voc_root):
     root = voc_root({"a": (40, 60, [thing("cat")])})
-    with pytest.raises(DataError, match=r"voc: data\.empty=drop leaves out all 1 image\(s\): none has objects of dog"):
+    with pytest.raises(DataError, match=r"voc: data\.empty=drop skips all 1 image\(s\): none has objects of dog"):
         build_dataset(DataConfig(train=voc(root), val=voc(root), classes=["dog"], empty="drop"), "train")
 
 

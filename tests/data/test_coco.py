@@ -35,7 +35,9 @@ def test_configured_classes_set_the_label_order(coco_files):
 
 def test_a_configured_class_that_is_no_category_is_an_error_even_when_skipping(coco_files):
     files = coco_files(categories=GAPS, annotations=[])
-    with pytest.raises(DataError, match=r"instances\.json: no category is named cat; it has person, dog, brush"):
+    with pytest.raises(
+        DataError, match=r"instances\.json: no category is named cat; the categories are person, dog, brush"
+    ):
         load(files, class_names=["person", "cat"], on_error="skip")
 
 

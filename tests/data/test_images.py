@@ -142,7 +142,7 @@ def test_missing_empty_foreign_and_folder_are_told_apart(tmp_path):
     with pytest.raises(DataError, match=r"empty\.jpg.*is empty"):
         read_image(tmp_path / "empty.jpg")
     (tmp_path / "text.jpg").write_text("<html>not found</html>")
-    with pytest.raises(DataError, match=r"text\.jpg.*no known image format"):
+    with pytest.raises(DataError, match=r"text\.jpg.*not a supported image format"):
         read_image(tmp_path / "text.jpg")
     with pytest.raises(DataError, match="cannot read image"):
         read_image(tmp_path)

@@ -68,7 +68,7 @@ def test_of_an_animation_the_first_frame_is_read(tmp_path):
 
 def test_formats_that_run_programs_are_not_read(tmp_path):
     (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    with pytest.raises(DataError, match=r"a\.jpg: cannot read image: no known image format \(JPEG, .*TIFF"):
+    with pytest.raises(DataError, match=r"a\.jpg: cannot read image: not a supported image format \(JPEG, .*TIFF"):
         read_image(tmp_path / "a.jpg")
 
 

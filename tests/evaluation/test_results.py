@@ -57,9 +57,9 @@ GOOD = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 5, 5], "score": 0.5}
         ("[{", "not a JSON file"),
         ('{"annotations": []}', "expected a list of detections"),
         ("[5]", "entry 0: expected an object"),
-        (json.dumps([GOOD, {**GOOD, "image_id": 2}]), "entry 1: the data set has no image 2"),
-        (json.dumps([{**GOOD, "image_id": [1]}]), r"entry 0: the data set has no image \[1\]"),
-        (json.dumps([{**GOOD, "category_id": 4}]), r"entry 0: the data set has no category 4; it has \[3, 7, 90\]"),
+        (json.dumps([GOOD, {**GOOD, "image_id": 2}]), "entry 1: the dataset has no image 2"),
+        (json.dumps([{**GOOD, "image_id": [1]}]), r"entry 0: the dataset has no image \[1\]"),
+        (json.dumps([{**GOOD, "category_id": 4}]), r"entry 0: the dataset has no category 4; it has \[3, 7, 90\]"),
         (json.dumps([{"image_id": 1, "category_id": 3}]), "entry 0: has no bbox, score"),
         (json.dumps([{**GOOD, "bbox": [1, 2, 3]}]), r"entry 0: bbox is \[1, 2, 3\]"),
         (json.dumps([{**GOOD, "bbox": [1, 2, -3, 4]}]), "negative width"),
@@ -82,7 +82,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_two_images_of_one_id_cannot_be_told_apart(tmp_path):
     records = [make_record([], [], image_id=1)] * 2
-    with pytest.raises(DataError, match="image id 1 is there twice"):
+    with pytest.raises(DataError, match="image id 1 occurs twice"):
         write_results(tmp_path / "found.json", records, [make_detections([], [], [])] * 2, category_ids=IDS)
 
 

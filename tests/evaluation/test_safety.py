@@ -35,7 +35,7 @@ def test_what_is_nested_too_deeply(tmp_path, text):
 @pytest.mark.parametrize("number", ["1e999", "nan", "1e300", "9" * 5000])
 def test_huge_numbers_in_voc_results(tmp_path, number):
     (tmp_path / "comp4_det_test_cat.txt").write_text(f"1 0.5 1 1 {number} 5\n")
-    with pytest.raises(DataError, match=r"comp4_det_test_cat\.txt, line 1: .* is no finite number") as caught:
+    with pytest.raises(DataError, match=r"comp4_det_test_cat\.txt, line 1: .* is not a finite number") as caught:
         read_voc_results(tmp_path, RECORDS, class_names=["cat"], split="test")
     assert len(str(caught.value)) < 500
 

@@ -110,9 +110,9 @@ def test_the_class_is_all_that_follows_the_split(tmp_path):
     [
         ("b 0.5 1 1 10", "has 5 columns, expected IMAGE_ID SCORE XMIN YMIN XMAX YMAX"),
         ("b 0.5 1 1 10 10 7", "has 7 columns"),
-        ("c 0.5 1 1 10 10", "the data set has no image 'c'"),
-        ("b high 1 1 10 10", "'high' is no finite number"),
-        ("b 0.5 1 nan 10 10", "'nan' is no finite number"),
+        ("c 0.5 1 1 10 10", "the dataset has no image 'c'"),
+        ("b high 1 1 10 10", "'high' is not a finite number"),
+        ("b 0.5 1 nan 10 10", "'nan' is not a finite number"),
         ("b 0.5 1 5 10 3", "the box 1 5 10 3 ends before it begins"),
     ],
 )

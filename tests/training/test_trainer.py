@@ -37,7 +37,7 @@ def test_the_head_of_the_log_says_what_the_listed_classes_leave_out():
     assert "data.classes" not in describe(build_experiment(parse_config(settings, source="test"), WORLD))
     settings["data"]["classes"] = ["star"]
     lines = describe(build_experiment(parse_config(settings, source="test"), WORLD)).splitlines()
-    assert [line[:18] for line in lines if "4 class(es) that data.classes does not list are left out" in line] == [
+    assert [line[:18] for line in lines if "4 class(es) that data.classes does not list are skipped" in line] == [
         "data   shapes seed",
         "data   shapes seed",
     ]

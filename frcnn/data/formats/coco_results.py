@@ -1,4 +1,4 @@
-"""Detections in COCO's results format: a JSON list of image_id, category_id, bbox (x, y, width, height) and score."""
+"""Detections in the COCO results format: a JSON list of image_id, category_id, bbox (x, y, width, height) and score."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -21,16 +21,15 @@ def write_results(
     *,
     category_ids: Sequence[int],
 ) -> None:
-    """Write the detections of n images, given in the order of `records`, whole or not at all.
+    """Write the detections of n images, in the order of `records`. A failure leaves no partial file.
+
+    Numbers are written with all digits, so that `read_results` returns equal arrays and pycocotools equal scores.
 
     Args:
         category_ids: label k is written as category_ids[k - 1].
 
-    Numbers are written in full, so that `read_results` gives equal arrays and pycocotools equal scores.
-
     Raises:
-        DataError: the file cannot be written, or two images have the same id (of joined data sets) and could not be
-            told apart.
+        DataError: the file cannot be written, or two images have the same id, as in joined datasets.
     """
     _position_by_id(records)
     results = []
@@ -55,18 +54,19 @@ def read_results(
     category_ids: Sequence[int],
     filtered_category_ids: Collection[int] = (),
 ) -> list[ImageDetections]:
-    """Read detections of the images of `records`, by whatever program they were written.
+    """Read the detections of the images of `records`. The file may be written by any program.
 
     Args:
         category_ids: category_ids[k - 1] becomes label k.
-        filtered_category_ids: detections of these are left out.
+        filtered_category_ids: detections of these categories are skipped.
 
     Returns:
-        one entry for each record, in their order, each best first; empty where the file has nothing for an image.
+        One entry per record, in their order, each with the best detection first. Images without detections in the file
+        have empty entries.
 
     Raises:
-        DataError: names the file and the entry: no such file, broken JSON, a missing key, an image or category that
-            the data set does not have, a box that is not four finite numbers or has a negative side.
+        DataError: the file is missing or broken, a key is missing, the dataset does not have an image or a category,
+            or a box is not four finite numbers or has a negative side. The message names the file and the entry.
     """
     position_by_id = _position_by_id(records)
     label_by_category = dict.fromkeys(filtered_category_ids, 0)
@@ -82,12 +82,12 @@ def read_results(
         position = _look_up(position_by_id, entry["image_id"])
         if position is None:
             raise DataError(
-                f"{where}: the data set has no image {shown(entry['image_id'])}; the detections are of other images"
+                f"{where}: the dataset has no image {shown(entry['image_id'])}; these are detections of other images"
             )
         label = _look_up(label_by_category, entry["category_id"])
         if label is None:
             raise DataError(
-                f"{where}: the data set has no category {shown(entry['category_id'])}; it has {list(category_ids)}"
+                f"{where}: the dataset has no category {shown(entry['category_id'])}; it has {list(category_ids)}"
             )
         if label > 0:
             row = _read_box(entry["bbox"], where), _read_number(entry["score"], "score", where), label
@@ -99,11 +99,11 @@ def _read_list(path: Path) -> list[Any]:
     try:
         content = read_json(path)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file of detections") from None
+        raise DataError(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not isinstance(content, list):
-        raise DataError(f"{path}: expected a list of detections (COCO's results format), not {type(content).__name__}")
+        raise DataError(f"{path}: expected a list of detections (COCO results format), found {type(content).__name__}")
     return content
 
 
@@ -111,7 +111,7 @@ def _position_by_id(records: Sequence[ImageRecord]) -> dict[int | str, int]:
     positions = {record.image_id: position for position, record in enumerate(records)}
     if len(positions) < len(records):
         twice = next(record for position, record in enumerate(records) if positions[record.image_id] != position)
-        raise DataError(f"image id {twice.image_id!r} is there twice; detections could not be told apart in a file")
+        raise DataError(f"image id {twice.image_id!r} occurs twice, so a results file would be ambiguous")
     return positions
 
 
@@ -126,7 +126,7 @@ def _read_box(value: Any, where: str) -> list[float]:
         raise DataError(f"{where}: bbox is {shown(value)}, expected [x, y, width, height]")
     x, y, width, height = (_read_number(part, "bbox", where) for part in value)
     if width < 0 or height < 0:
-        raise DataError(f"{where}: bbox is {shown(value)}, with a negative width or height")
+        raise DataError(f"{where}: bbox {shown(value)} has a negative width or height")
     return [x, y, x + width, y + height]
 
 

@@ -1,8 +1,8 @@
-"""Detections in the format of VOC's development kit: one text file a class, one detection a line.
+"""Detections in the format of the VOC development kit: one text file per class, one detection per line.
 
     comp4_det_SPLIT_CLASS.txt         IMAGE_ID SCORE XMIN YMIN XMAX YMAX
 
-Coordinates are the kit's, 1-based with the last pixel included: xmin = x1 + 1, ymin = y1 + 1, xmax = x2, ymax = y2.
+Coordinates are those of the kit, 1-based and inclusive: xmin = x1 + 1, ymin = y1 + 1, xmax = x2, ymax = y2.
 """
 
 import math
@@ -21,11 +21,11 @@ from frcnn.files.reading import read_text, shown
 from frcnn.files.writing import replacing
 
 COMPETITION = "comp4"
-"""VOC's detection competition for detectors that saw other images too, such as ImageNet's; comp3 is for VOC's alone."""
+"""The VOC detection competition that allows other training images, such as ImageNet. comp3 allows VOC images only."""
 
 
 def results_file_name(split: str, class_name: str) -> str:
-    """Such as comp4_det_test_car.txt; what no file name can hold (/ and the like) is written as %2F and so on."""
+    """The file name, such as comp4_det_test_car.txt. Characters that file names cannot have are escaped (%2F for /)."""
     return f"{COMPETITION}_det_{_file_name_part(split)}_{_file_name_part(class_name)}.txt"
 
 
@@ -38,21 +38,20 @@ def write_voc_results(
     split: str,
     far_shift: int = 0,
 ) -> None:
-    """Write the detections of n images, given in the order of `records`, as one file for each class.
+    """Write the detections of n images, in the order of `records`, to one file per class.
 
-    Files of classes without detections are empty. All are written before the first takes its place, so that an error
-    leaves the folder as it was; what else lies in it stays.
+    Files of classes without detections are empty. All files are written before the first one is moved to its place, so
+    that an error leaves the folder unchanged. Other files in the folder stay. Numbers are written with all digits, so
+    that `read_voc_results` returns equal numbers and evaluation gives equal metrics.
 
     Args:
         class_names: K names; label k is class_names[k - 1].
-        split: the list of images, such as test.
-        far_shift: what records and detections have less than edges at x2 and y2: 1 where the data set takes 1 from all
-            four coordinates of a VOC file.
-
-    Numbers are written in full: `read_voc_results` gives equal numbers, and so the same metrics to the digit.
+        split: name of the image list, such as test.
+        far_shift: 1 if the dataset subtracts 1 from all four coordinates of a VOC file, which makes x2 and y2 one less
+            than the edges; else 0.
 
     Raises:
-        DataError: a file cannot be written; an image id that cannot stand in a line, or that two images have.
+        DataError: a file cannot be written, or an image id does not fit into a line or occurs twice.
     """
     _position_by_id(records)
     lines: list[list[str]] = [[] for _ in class_names]
@@ -78,18 +77,18 @@ def write_voc_results(
 def read_voc_results(
     folder: Path, records: Sequence[ImageRecord], *, class_names: Sequence[str], split: str, far_shift: int = 0
 ) -> list[ImageDetections]:
-    """Read detections of the images of `records`, by whatever program they were written.
+    """Read the detections of the images of `records`. The files may be written by any program.
 
-    The files are those that `write_voc_results` would write, or else the folder's only whole set of files under
-    another competition or split (...det_..._CLASS.txt).
+    The files have the names that `write_voc_results` uses, or else they are the only complete set of files in the
+    folder for another competition or split (...det_..._CLASS.txt).
 
     Returns:
-        one entry for each record, in their order, each best first, equal scores in the order of the file; boxes and
-        scores in the double precision in which the kit computes.
+        One entry per record, in their order, each with the best detection first and equal scores in the order of the
+        file. Boxes and scores have double precision, as in the kit.
 
     Raises:
-        DataError: names the file and the line: a class without file, a wrong number of columns, an image that the data
-            set does not have, what is no finite number, a box that ends before it begins.
+        DataError: a class has no file, or a line has a wrong number of columns, an unknown image, a value that is not
+            a finite number, or a box that ends before it begins. The message names the file and the line.
     """
     position_by_id = _position_by_id(records)
     rows: list[list[tuple[list[float], float, int]]] = [[] for _ in records]
@@ -103,17 +102,17 @@ def read_voc_results(
 
 
 def _file_name_part(text: str) -> str:
-    """The text with what some file system does not take in a name as %XX; different texts stay different."""
+    """Escape the characters that some file systems do not allow in names as %XX. Different texts stay different."""
     return re.sub(r'[%/\\:*?"<>|\x00-\x1f\x7f]', lambda match: f"%{ord(match[0]):02X}", text)
 
 
 def _to_pixels(boxes: np.ndarray, *, far_shift: int) -> np.ndarray:
-    """(n, 4) edges -> the kit's coordinates, in double precision, in which adding 1 rounds no float32 above 2^-29."""
+    """(n, 4) edges -> coordinates of the kit. In double precision, adding 1 is exact for float32 values above 2^-29."""
     return boxes.astype(np.float64).reshape(-1, 4) + np.array([1, 1, far_shift, far_shift])
 
 
 def _show(number: float) -> str:
-    """All digits; whole numbers without a decimal point, as in the kit's examples."""
+    """All digits. Integers have no decimal point, as in the examples of the kit."""
     return repr(number).removesuffix(".0")
 
 
@@ -122,21 +121,21 @@ def _position_by_id(records: Sequence[ImageRecord]) -> dict[str, int]:
     for position, record in enumerate(records):
         name = str(record.image_id)
         if name != name.strip() or len(name.splitlines()) != 1:
-            raise DataError(f"image id {name!r} cannot stand in a line of VOC results")
+            raise DataError(f"image id {name!r} does not fit into a line of VOC results")
         if positions.setdefault(name, position) != position:
-            raise DataError(f"image id {name!r} is there twice; detections could not be told apart in a file")
+            raise DataError(f"image id {name!r} occurs twice, so the results files would be ambiguous")
     return positions
 
 
 def _find_files(folder: Path, class_names: Sequence[str], split: str) -> list[Path]:
-    """One file for each class, in their order; all under one name but for the class."""
+    """One file per class, in their order. Their names differ only in the class."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of VOC results")
     there = {path.name for path in folder.iterdir()}
     endings = [f"{_file_name_part(name)}.txt" for name in class_names]
     expected = results_file_name(split, "").removesuffix(".txt")
-    # What stands before the class, by the number of classes that have such a file. Class `cup` finds the file of
-    # `tea cup` too, under a beginning that the other classes do not have.
+    # For each text before the class name: the number of classes with such a file. Class `cup` also finds the file of
+    # `tea cup`, but no other class has a file with that beginning.
     beginnings = {expected: 0}
     for ending in endings:
         for name in there:
@@ -145,14 +144,14 @@ def _find_files(folder: Path, class_names: Sequence[str], split: str) -> list[Pa
                 beginnings[beginning] = beginnings.get(beginning, 0) + 1
     whole = [beginning for beginning, number in beginnings.items() if number == len(endings)]
     if expected not in whole and len(whole) > 1:
-        raise DataError(f"{folder}: holds several sets of results: {', '.join(f'{each}*' for each in sorted(whole))}")
+        raise DataError(f"{folder}: has several sets of results: {', '.join(f'{each}*' for each in sorted(whole))}")
     best = max(beginnings, key=lambda each: (beginnings[each], each == expected))
     beginning = expected if expected in whole else best
     missing = [f"{beginning}{ending}" for ending in endings if f"{beginning}{ending}" not in there]
     if missing:
         raise DataError(
             f"{folder}: no file {', '.join(missing)}; a class without detections needs an empty file (detections in "
-            "COCO's format are given as one JSON file)"
+            "COCO format are one JSON file)"
         )
     return [folder / f"{beginning}{ending}" for ending in endings]
 
@@ -167,14 +166,14 @@ def _read_lines(path: Path) -> list[str]:
 def _read_line(
     line: str, position_by_id: dict[str, int], *, far_shift: int, where: str
 ) -> tuple[int, float, list[float]]:
-    """Position of the image, score, and x1, y1, x2, y2. An id may hold spaces, as names of files may."""
+    """Position of the image, score, and x1, y1, x2, y2. Ids may contain spaces, as file names may."""
     parts = line.strip().rsplit(maxsplit=5)
     position = position_by_id.get(parts[0])
     columns = len(line.split())
     if len(parts) < 6 or (position is None and columns > 6):
         raise DataError(f"{where}: has {columns} columns, expected IMAGE_ID SCORE XMIN YMIN XMAX YMAX")
     if position is None:
-        raise DataError(f"{where}: the data set has no image {shown(parts[0])}; the detections are of other images")
+        raise DataError(f"{where}: the dataset has no image {shown(parts[0])}; these are detections of other images")
     score, xmin, ymin, xmax, ymax = (_read_number(text, where) for text in parts[1:])
     box = [xmin - 1, ymin - 1, xmax - far_shift, ymax - far_shift]
     if box[2] < box[0] or box[3] < box[1]:
@@ -188,7 +187,7 @@ def _read_number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not abs(number) <= COORDINATE:  # False for NaN too
-        raise DataError(f"{where}: {shown(text)} is no finite number")
+        raise DataError(f"{where}: {shown(text)} is not a finite number")
     return number
 
 
