@@ -29,7 +29,7 @@ def write_fixed(check: Check, out: Path) -> list[str]:
     require_new(out)
     plans = [plan for plan in plan_repairs(check) if plan.source.raw.write_copy is not None]
     if not plans:
-        return ["nothing to fix: this data set has no annotation files"]
+        return ["nothing to fix: no dataset has annotation files in a format that can be written"]
     try:
         out.mkdir(parents=True, exist_ok=True)
         places = _places(plans, out)
