@@ -1,4 +1,4 @@
-"""Small data sets written to a temporary folder."""
+"""Small datasets written to a temporary folder."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def write_image(path: Path, height: int = 40, width: int = 60, seed: int = 0) ->
 
 @pytest.fixture
 def voc_root(tmp_path):
-    """Callable: write a VOC data set from {stem: (height, width, [(name, (xmin, ymin, xmax, ymax), difficult)])}."""
+    """Callable: write a VOC dataset from {stem: (height, width, [(name, (xmin, ymin, xmax, ymax), difficult)])}."""
 
     def write(images: dict, *, split: str = "trainval", name: str = "voc") -> Path:
         root = tmp_path / name
@@ -40,7 +40,7 @@ def voc_root(tmp_path):
 
 @pytest.fixture
 def coco_files(tmp_path):
-    """Callable: write images and an instances file; gives the two paths."""
+    """Callable: write images and an instances file; returns the two paths."""
 
     def write(*, categories, annotations, images=None, name: str = "coco") -> tuple[Path, Path]:
         folder = tmp_path / name / "images"

@@ -1,4 +1,4 @@
-"""Datasets made straight from the files of one source."""
+"""Datasets of the files of one source."""
 
 from frcnn.data.annotated import AnnotatedDataset
 from frcnn.data.formats.coco import read_coco

@@ -1,4 +1,4 @@
-"""Images of rare classes drawn more often: the factors, the draws of an epoch, and the batches made of them."""
+"""Images of rare classes are drawn more often: the factors, the draws of an epoch, and the batches."""
 
 from collections import Counter
 from itertools import islice
@@ -20,7 +20,7 @@ IS_WIDE = [index % 3 != 0 for index in range(len(FACTORS))]
 
 
 def record(*labels, ignored=()):
-    """An image with one object of each label, those at the positions `ignored` being ignore regions."""
+    """An image with one object of each label. The objects at the positions `ignored` are ignore regions."""
     count = len(labels)
     is_ignored = np.array([position in ignored for position in range(count)], dtype=bool)
     label = np.array(labels, dtype=np.int64)
@@ -74,7 +74,7 @@ def test_whole_numbers_are_kept_to_the_image():
         assert all(len(draw_epoch(thirds, order_generator(seed=1, epoch=epoch))) == 1 for epoch in range(20))
 
 
-def test_neighbours_on_the_line_are_not_drawn_together():
+def test_neighbors_can_be_drawn_together():
     """Systematic sampling in a fixed order would never draw both of two neighbours with factors that add up to 1."""
     pairs = Counter()
     for epoch in range(400):
@@ -84,26 +84,26 @@ def test_neighbours_on_the_line_are_not_drawn_together():
 
 @pytest.mark.parametrize("is_wide", [None, IS_WIDE])
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 13])
-def test_starting_in_the_middle_goes_on_as_if_never_stopped(start, is_wide):
+def test_a_start_in_the_middle_continues_as_without_interruption(start, is_wide):
     whole = list(islice(sampler(is_wide=is_wide), 30))
     assert list(islice(sampler(is_wide=is_wide, start_step=start), 30 - start)) == whole[start:]
 
 
-def test_no_draw_has_the_key_of_another_and_an_epoch_has_its_steps():
+def test_keys_are_unique_and_an_epoch_has_its_steps():
     keys = [key for batch in islice(sampler(), 5 * 40) for key in batch]
     assert len(set(keys)) == len(keys)
     assert Counter(index for _, index in keys)[2] > 3 * 40  # 3.6 times an epoch
     assert sampler().steps_per_epoch == 5
 
 
-def test_ranks_and_parts_share_out_the_global_batch():
+def test_ranks_and_parts_divide_the_global_batch():
     whole = list(islice(sampler(batch_size=4), 12))
     ranks = [list(islice(sampler(batch_size=4, rank=rank, world_size=2, accumulate=2), 24)) for rank in range(2)]
     for step, batch in enumerate(whole):
         assert [key for rank in ranks for part in rank[2 * step : 2 * step + 2] for key in part] == batch
 
 
-def test_batches_still_hold_one_kind_but_for_the_last():
+def test_all_batches_but_the_last_have_one_orientation():
     for epoch in range(20):
         batches = epoch_batches(10, batch_size=2, seed=0, epoch=epoch, is_wide=IS_WIDE, factors=FACTORS)
         kinds = [{IS_WIDE[index] for index in batch} for batch in batches]

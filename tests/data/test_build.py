@@ -1,4 +1,4 @@
-"""Which classes and data sets a config comes to."""
+"""Classes and datasets of a config."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from frcnn.errors import DataError
 
 
 class Other(DetectionDataset):
-    """The least a data set can be."""
+    """A minimal dataset."""
 
 
 def voc(root, split="trainval", **options):
@@ -63,7 +63,7 @@ def test_configured_classes_hold_for_every_set(voc_root):
 @pytest.mark.parametrize(
     ("names", "message"), [(["a", "a"], "unique.*: a"), (["a", " "], "empty"), ([], "no class names")]
 )
-def test_class_names_must_be_there_not_empty_and_unique(names, message):
+def test_class_names_are_required_not_empty_and_unique(names, message):
     with pytest.raises(DataError, match=f"here: .*{message}"):
         check_class_names(names, source="here")
     with pytest.raises(DataError, match=message):
@@ -225,12 +225,12 @@ def test_parts_of_different_classes_cannot_be_joined():
         ConcatDataset([shapes, other])
 
 
-def test_a_data_set_without_images_is_an_error():
+def test_a_dataset_without_images_is_an_error():
     with pytest.raises(DataError, match="other: the dataset has no usable image"):
         Other(name="other", class_names=["x"], category_ids=[1], records=[], problems=ErrorPolicy())
 
 
-def test_records_say_what_the_contract_says(voc_root):
+def test_records_follow_their_contract(voc_root):
     root = voc_root({"a": (40, 60, [thing("dog"), thing("cat", difficult=True)])})
     record = build_dataset(DataConfig(train=voc(root), val=voc(root)), "train").records[0]
     assert isinstance(record, ImageRecord)

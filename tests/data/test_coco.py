@@ -1,4 +1,4 @@
-"""COCO files, whole and broken."""
+"""Valid and broken COCO files."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_configured_classes_set_the_label_order(coco_files):
     assert dataset.records[0].labels.tolist() == [1, 2]
 
 
-def test_a_configured_class_that_is_no_category_is_an_error_even_when_skipping(coco_files):
+def test_a_configured_class_that_is_not_a_category_is_an_error_even_when_skipping(coco_files):
     files = coco_files(categories=GAPS, annotations=[])
     with pytest.raises(
         DataError, match=r"instances\.json: no category is named cat; the categories are person, dog, brush"
@@ -57,13 +57,13 @@ def test_boxes_become_corners_clipped_to_the_image(coco_files):
     assert record.boxes.tolist() == [[0, 0, 15, 14], [50, 30, 60, 40], [55.5, 0, 60, 5.25]]
 
 
-def test_area_is_used_as_annotated_else_that_of_the_box(coco_files):
+def test_annotated_areas_are_used_before_those_of_the_boxes(coco_files):
     annotations = [box(area=12.5), box(), box(area=None), box(bbox=(-5, 0, 10, 4))]
     record = load(coco_files(categories=GAPS, annotations=annotations)).records[0]
     assert record.areas.tolist() == [12.5, 200, 200, 20]
 
 
-def test_crowds_may_be_left_out(coco_files):
+def test_crowds_can_be_skipped(coco_files):
     files = coco_files(categories=GAPS, annotations=[box(iscrowd=1), box(18, bbox=(3, 4, 5, 6)), box(90, iscrowd=1)])
     record = load(files, regions="drop").records[0]
     assert record.boxes.tolist() == [[3, 4, 8, 10]]
@@ -118,7 +118,7 @@ def test_a_file_without_any_annotation_loads(coco_files):
         (box(image_id={"id": 7}), "there is no image {'id': 7}"),
     ],
 )
-def test_an_unusable_annotation_stops_or_is_left_out(coco_files, annotation, message, caplog):
+def test_an_unusable_annotation_is_an_error_or_skipped(coco_files, annotation, message, caplog):
     files = coco_files(categories=GAPS, annotations=[box(18), annotation, box(90)])
     with pytest.raises(DataError, match=rf"instances\.json: .*{message}"):
         load(files)
@@ -147,7 +147,7 @@ def test_an_unusable_annotation_stops_or_is_left_out(coco_files, annotation, mes
         ({"id": 7, "file_name": "b.jpg", "height": 40, "width": 60}, "image id 7 occurs twice"),
     ],
 )
-def test_an_unusable_image_entry_stops_or_is_left_out(coco_files, broken, message):
+def test_an_unusable_image_entry_is_an_error_or_skipped(coco_files, broken, message):
     whole = {"id": 7, "file_name": "seven.jpg", "height": 40, "width": 60}
     files = coco_files(categories=GAPS, annotations=[box(18)], images=[whole])
     document = json.loads(files[1].read_text())
@@ -160,7 +160,7 @@ def test_an_unusable_image_entry_stops_or_is_left_out(coco_files, broken, messag
     assert dataset.records[0].labels.tolist() == [2]
 
 
-def test_annotations_of_a_left_out_image_are_not_reported_again(coco_files):
+def test_annotations_of_a_skipped_image_are_not_reported_again(coco_files):
     images = [
         {"id": 7, "file_name": "seven.jpg", "height": 40, "width": 60},
         {"id": 8, "file_name": "b.jpg", "height": 0, "width": 60},
@@ -186,7 +186,7 @@ def test_annotations_of_a_left_out_image_are_not_reported_again(coco_files):
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": " "}]}', "name is empty"),
     ],
 )
-def test_a_file_that_is_no_instances_file_is_an_error_even_when_skipping(coco_files, text, message):
+def test_a_file_that_is_not_an_instances_file_is_an_error_even_when_skipping(coco_files, text, message):
     images, path = coco_files(categories=GAPS, annotations=[])
     path.write_text(text)
     with pytest.raises(DataError, match=message) as caught:

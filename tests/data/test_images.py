@@ -1,4 +1,4 @@
-"""Every kind of image file comes out as the right 8-bit RGB, or as an error that names it."""
+"""Image files of all kinds give correct 8-bit RGB, or an error that names the file."""
 
 import io
 
@@ -14,7 +14,7 @@ from frcnn.errors import DataError
 
 @pytest.fixture
 def rgb():
-    """(32, 48, 3) uint8, smooth, so that JPEG keeps it to a few levels."""
+    """(32, 48, 3) uint8, smooth, so that JPEG changes it by a few levels only."""
     y, x = np.mgrid[:32, :48]
     return np.stack([x * 5, y * 7, 255 - x * 2 - y * 2], axis=2).astype(np.uint8)
 
@@ -135,7 +135,7 @@ def test_truncated_png_is_an_error(tmp_path, rgb):
         read_image(tmp_path / "a.png")
 
 
-def test_missing_empty_foreign_and_folder_are_told_apart(tmp_path):
+def test_missing_empty_and_foreign_files_and_folders_have_their_own_errors(tmp_path):
     with pytest.raises(DataError, match=r"gone\.jpg: image file not found"):
         read_image(tmp_path / "gone.jpg")
     (tmp_path / "empty.jpg").touch()
@@ -150,7 +150,7 @@ def test_missing_empty_foreign_and_folder_are_told_apart(tmp_path):
 
 @pytest.fixture
 def both(monkeypatch):
-    """`both(path)`: the file as decoded with torchvision's help, which is to equal Pillow alone, and if it did help."""
+    """`both(path)`: the pixels, compared with those of Pillow alone, and whether torchvision decoded them."""
 
     def read(path):
         helped = []
@@ -171,7 +171,7 @@ def both(monkeypatch):
 
 
 def textured(height, width):
-    """Edges and noise, in which each rounding of a decoder would show."""
+    """Edges and noise, which reveal each rounding of a decoder."""
     rng = np.random.default_rng(height * width)
     stripes = np.mgrid[:height, :width].sum(axis=0)[..., None] // 3 % 2 * [200, 120, 60]
     return (stripes + rng.integers(0, 56, (height, width, 3))).astype(np.uint8)
@@ -212,14 +212,14 @@ def test_jpeg_is_turned_as_pillow_turns_it(tmp_path, both, orientation):
         ("a.png", "RGB", {}),
     ],
 )
-def test_other_kinds_are_left_to_pillow(tmp_path, both, name, mode, options):
+def test_pillow_decodes_the_other_kinds(tmp_path, both, name, mode, options):
     Image.fromarray(textured(9, 14)).convert(mode).save(tmp_path / name, **options)
     assert not both(tmp_path / name)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, AttributeError])
 def test_jpeg_without_torchvisions_decoder(tmp_path, both, monkeypatch, error):
-    """Built without libjpeg, or of a version that has no decoders any more."""
+    """torchvision without libjpeg, or a version without decoders."""
 
     def fail(*_):
         raise error
@@ -270,7 +270,7 @@ def test_a_header_starts_with_the_mark_of_jpeg():
 
 
 def test_a_size_that_pillow_did_not_see_is_not_decoded(tmp_path, monkeypatch):
-    """What is allowed is checked on Pillow's size; a file of more bytes than its pixels explain is not read whole."""
+    """The pixel limit is checked with the size from Pillow. A file that is too large for its pixels is not read."""
     Image.fromarray(textured(9, 14)).save(tmp_path / "a.jpg")
     assert jpeg.decode_sequential(tmp_path / "a.jpg", height=9, width=14) is not None
     monkeypatch.setattr(torch.ops.image, "decode_jpeg", lambda *_: pytest.fail("decoded"))

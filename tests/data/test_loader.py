@@ -1,4 +1,4 @@
-"""Loaders, with and without worker processes, on whole and on broken data."""
+"""Loaders with and without worker processes, on valid and broken data."""
 
 import logging
 from itertools import islice
@@ -29,7 +29,7 @@ def voc_config(root, **options):
 
 @pytest.fixture
 def broken_root(voc_root):
-    """Images a..f of which b and c are broken, c by truncation."""
+    """Images a..f. b is empty and c is truncated."""
     root = voc_root({stem: (40, 60, [("cat", (1, 1, 20, 30), False)]) for stem in "abcdef"})
     (root / "JPEGImages/b.jpg").write_bytes(b"")
     whole = (root / "JPEGImages/c.jpg").read_bytes()
@@ -50,7 +50,7 @@ def equal(batch_a, batch_b):
     return all(torch.equal(a, b) for a, b in zip(tensors(batch_a), tensors(batch_b), strict=True))
 
 
-def test_workers_do_not_change_the_batches_and_batches_survive_the_way():
+def test_workers_do_not_change_the_batches():
     alone, helped = shapes_config(), shapes_config(workers=2)
     dataset = build_dataset(alone, "train")
     expected = train_batches(alone, dataset, 12)
@@ -59,7 +59,7 @@ def test_workers_do_not_change_the_batches_and_batches_survive_the_way():
         assert equal(got, wanted)
 
 
-def test_going_on_in_the_middle_of_an_epoch_gives_equal_pixels():
+def test_resuming_in_the_middle_of_an_epoch_gives_equal_pixels():
     data = shapes_config()
     dataset = build_dataset(data, "train")
     whole = train_batches(data, dataset, 24, accumulate=2)
@@ -148,7 +148,7 @@ def test_skipping_in_training_takes_the_next_readable_image_and_counts_in_the_ma
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_skipping_in_evaluation_leaves_images_out_and_whole_batches_are_none(broken_root, workers):
+def test_skipped_images_are_missing_in_evaluation_and_empty_batches_are_none(broken_root, workers):
     data = voc_config(broken_root, workers=workers, on_error="skip")
     dataset = build_dataset(data, "val")
     indices = [batch.index.tolist() for batch in build_eval_loader(data, dataset, batch_size=2)]
@@ -166,7 +166,7 @@ def test_the_replacement_of_the_last_image_is_the_first(broken_root):
     assert attempt.sample.index == 0 and len(attempt.problems) == 1 and "f.jpg" in attempt.problems[0]
 
 
-def test_not_one_readable_image_ends_training(broken_root):
+def test_training_without_a_readable_image_is_an_error(broken_root):
     for path in (broken_root / "JPEGImages").iterdir():
         path.write_bytes(b"")
     data = voc_config(broken_root, on_error="skip")
@@ -176,7 +176,7 @@ def test_not_one_readable_image_ends_training(broken_root):
     assert dataset.problems.count == 6
 
 
-def test_a_defect_in_a_worker_is_not_taken_for_bad_data(broken_root):
+def test_a_defect_is_not_reported_as_bad_data(broken_root):
     data = voc_config(broken_root, on_error="skip")
     dataset = build_dataset(data, "train")
     dataset.read_image = lambda index: 1 / 0

@@ -1,4 +1,4 @@
-"""Annotation files are parsed once, whatever is made of them."""
+"""Each annotation file is parsed once."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ from tests.training.experiments import WORLD
 
 @pytest.fixture
 def parses(monkeypatch):
-    """How often each annotation file was parsed, by its name."""
+    """The number of parses of each annotation file, by file name."""
     counts = Counter()
 
     def counted(parse):

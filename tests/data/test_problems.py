@@ -1,4 +1,4 @@
-"""Stop at a problem, or warn once and count."""
+"""A problem is an error, or is logged once and counted."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Whatever is annotated is read back, in order and number; whatever is no annotation is refused or counted."""
+"""All annotations are read, in order; invalid ones are refused or counted."""
 
 import json
 import random
@@ -107,7 +107,7 @@ def test_coco(folder, drawn, gaps):
 
 
 def check_policies(make, num_images):
-    """Under `raise` the first problem ends it; under `skip` each is counted, unless nothing is left to go on with."""
+    """With `raise` the first problem is an error. With `skip` each problem is counted, unless nothing remains."""
     try:
         whole = make(ErrorPolicy("raise"))
     except DataError:

@@ -1,4 +1,4 @@
-"""Data sets and images made to do harm."""
+"""Malicious datasets and images."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def test_a_text_that_unpacks_to_gigabytes(tmp_path, kind):
         read_image(tmp_path / "a.png")
 
 
-def test_of_an_animation_the_first_frame_is_read(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("P", (20, 10), colour) for colour in range(200)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert read_image(tmp_path / "a.gif").shape == (3, 10, 20)
@@ -72,7 +72,7 @@ def test_formats_that_run_programs_are_not_read(tmp_path):
         read_image(tmp_path / "a.jpg")
 
 
-def test_a_pipe_is_no_image(tmp_path):
+def test_a_pipe_is_not_an_image(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"a\.jpg: .*no regular file"):
         read_image(tmp_path / "a.jpg")
@@ -125,7 +125,7 @@ def test_a_split_is_a_name_in_its_folder(voc_root):
     assert len(voc_dataset(root, split="fold/1")) == 1
 
 
-def test_a_filename_outside_counts_as_none(voc_root):
+def test_a_filename_outside_the_folder_is_ignored(voc_root):
     root = voc_root({"a": (40, 60, [CAT])})
     (root / "JPEGImages/a.jpg").rename(root / "secret.jpg")
     path = root / "Annotations/a.xml"
@@ -180,7 +180,7 @@ def test_messages_about_huge_entries_are_short(coco_files):
     assert len(str(caught.value)) < 1000
 
 
-def test_exif_of_another_kind_is_a_data_error_or_no_matter(tmp_path):
+def test_broken_exif_is_an_error_or_ignored(tmp_path):
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -30,7 +30,7 @@ def test_grouping_keeps_the_number_of_batches(num_wide):
     assert [len(batch) for batch in batches] == [5] * steps_per_epoch(23, 5)
 
 
-def test_grouped_batches_hold_one_kind_but_for_the_last():
+def test_all_grouped_batches_but_the_last_have_one_orientation():
     batches = epoch_batches(50, batch_size=4, seed=0, epoch=0, is_wide=IS_WIDE)
     kinds = [{IS_WIDE[index] for index in batch} for batch in batches]
     assert all(len(kind) == 1 for kind in kinds[:-1])
@@ -38,7 +38,7 @@ def test_grouped_batches_hold_one_kind_but_for_the_last():
     assert order != sorted(order) and order != sorted(order, reverse=True)  # wide and tall batches take turns
 
 
-def test_epochs_and_seeds_differ_and_repeat_themselves():
+def test_epochs_and_seeds_differ_and_are_repeatable():
     def order(**key):
         return epoch_batches(50, batch_size=4, is_wide=IS_WIDE, **key)
 
@@ -55,7 +55,7 @@ def test_keys_carry_the_epoch():
 
 @pytest.mark.parametrize("start", [0, 1, 11, 12, 13, 29])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_starting_in_the_middle_goes_on_as_if_never_stopped(start, accumulate):
+def test_a_start_in_the_middle_continues_as_without_interruption(start, accumulate):
     options = dict(accumulate=accumulate, is_wide=IS_WIDE)
     whole = steps(40 * accumulate, **options)
     assert steps((40 - start) * accumulate, start_step=start, **options) == whole[start * accumulate :]
@@ -71,7 +71,7 @@ def test_starting_late_costs_one_epoch(monkeypatch):
     assert made == [1_000_000]
 
 
-def test_ranks_and_parts_share_out_the_global_batch():
+def test_ranks_and_parts_divide_the_global_batch():
     whole = steps(20, batch_size=8)
     ranks = [steps(40, batch_size=8, rank=rank, world_size=2, accumulate=2) for rank in range(2)]
     for step, batch in enumerate(whole):
@@ -80,12 +80,12 @@ def test_ranks_and_parts_share_out_the_global_batch():
         assert [key for part in parts for key in part] == batch
 
 
-def test_a_batch_that_cannot_be_shared_out():
+def test_a_batch_that_cannot_be_divided():
     with pytest.raises(ConfigError, match=r"train\.batch_size 6 .* multiple of 4"):
         TrainSampler(50, batch_size=6, seed=0, world_size=2, accumulate=2)
 
 
-def test_a_batch_larger_than_the_data_set():
+def test_a_batch_larger_than_the_dataset():
     with pytest.raises(DataError, match=r"lower train\.batch_size to at most 3"):
         TrainSampler(3, batch_size=4, seed=0)
     assert len(next(iter(TrainSampler(4, batch_size=4, seed=0)))) == 4

@@ -1,4 +1,4 @@
-"""The demo set is what it claims to be."""
+"""The demo dataset."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def dataset():
     return make(num_images=300)
 
 
-def test_images_and_annotation_repeat_themselves(dataset):
+def test_images_and_annotations_are_repeatable(dataset):
     again = make(num_images=8)  # the number of images changes none of them
     for index in (7, 0, 3):
         assert torch.equal(again.read_image(index), dataset.read_image(index))
@@ -25,7 +25,7 @@ def test_images_and_annotation_repeat_themselves(dataset):
         assert np.array_equal(again.records[index].labels, dataset.records[index].labels)
 
 
-def test_another_seed_is_another_set(dataset):
+def test_seeds_give_different_sets(dataset):
     other = make(num_images=4, seed=1)
     for index in range(4):
         assert (other.read_image(index) != dataset.read_image(index)).float().mean() > 0.8  # other grounds too
@@ -84,7 +84,7 @@ def test_records_agree_with_the_placing(dataset):
 
 
 def test_pixels_show_what_the_record_says(dataset):
-    """Painted with and without its shapes, an image differs mostly within the shapes."""
+    """An image painted with and without its shapes differs mostly inside the shapes."""
     from frcnn.data.formats.shapes import paint
 
     for index in range(6):

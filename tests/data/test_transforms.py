@@ -144,7 +144,7 @@ def test_brightness_stays_in_its_range():
 
 
 @pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation", "hue"])
-def test_each_jitter_changes_colours_and_nothing_else(image, kind):
+def test_each_jitter_changes_colors_only(image, kind):
     plain = TrainTransform(short_sides=[60], long_side=100, flip=0.5)
     jittered = TrainTransform(short_sides=[60], long_side=100, flip=0.5, **{kind: 0.4})
     for index in range(4):

@@ -1,4 +1,4 @@
-"""Pascal VOC folders, whole and broken."""
+"""Valid and broken Pascal VOC folders."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_boxes_beyond_the_border_are_clipped(voc_root):
     assert load(root).records[0].boxes.tolist() == [[0, 0, 60, 40]]
 
 
-def test_one_may_be_taken_from_all_four_coordinates(voc_root):
+def test_one_can_be_subtracted_from_all_four_coordinates(voc_root):
     root = voc_root({"a": (40, 60, [("cat", (11, 6, 20, 30), False), ("cat", (1, 1, 60, 40), False)])})
     assert load(root, coordinates="minus_one").records[0].boxes.tolist() == [[10, 5, 19, 29], [0, 0, 59, 39]]
     assert load(root, coordinates="edges").records[0].boxes.tolist() == [[10, 5, 20, 30], [0, 0, 60, 40]]
@@ -88,7 +88,7 @@ def test_two_equal_bad_boxes_are_two_problems(voc_root):
     assert load(voc_root({"a": (40, 60, [CAT, bad, bad])}), on_error="skip").problems.count == 2
 
 
-def test_a_box_that_is_no_box(voc_root):
+def test_a_box_that_is_not_four_numbers(voc_root):
     root = voc_root({"a": (40, 60, [CAT, ("cat", ("x", 1, 2, 3), False)])})
     with pytest.raises(DataError, match=r"a\.xml: object 2 \(cat\): box is missing or not four numbers"):
         load(root)
@@ -114,7 +114,7 @@ def test_an_unknown_class_is_reported(voc_root):
         ("<annotation><size><width>nan</width><height>40</height></size></annotation>", "size of the image"),
     ],
 )
-def test_an_unusable_xml_leaves_out_its_image(voc_root, content, message):
+def test_an_image_with_an_unusable_xml_is_skipped(voc_root, content, message):
     root = voc_root({"a": (40, 60, [CAT]), "b": (40, 60, [CAT])})
     path = root / "Annotations/b.xml"
     path.unlink()
@@ -127,7 +127,7 @@ def test_an_unusable_xml_leaves_out_its_image(voc_root, content, message):
     assert dataset.problems.count == 1
 
 
-def test_a_missing_split_names_those_that_are_there(voc_root):
+def test_a_missing_split_names_the_existing_ones(voc_root):
     root = voc_root({"a": (40, 60, [CAT])})
     with pytest.raises(DataError, match=r"test\.txt: no such split; existing splits: trainval"):
         load(root, split="test")
@@ -142,7 +142,7 @@ def test_missing_images_folder(voc_root):
         load(root, on_error="skip")
 
 
-def test_images_of_other_formats_are_found_and_missing_ones_told_when_read(voc_root):
+def test_images_of_other_formats_are_found_and_missing_ones_reported_when_read(voc_root):
     root = voc_root({"a": (40, 60, [CAT]), "b.v2": (40, 60, [CAT]), "c": (40, 60, [CAT])})
     from PIL import Image
 

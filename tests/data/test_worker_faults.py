@@ -1,4 +1,4 @@
-"""Processes that read images and die, or are told to by everybody's signal."""
+"""Loader processes that fail, die or receive signals."""
 
 import os
 import re
@@ -65,11 +65,11 @@ def test_a_worker_that_is_killed_is_reported_with_its_signal(capsys):
         ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "has ended, as a rule for want of memory"),
     ],
 )
-def test_what_a_dead_worker_died_of(text, cause):
+def test_the_cause_of_a_dead_worker(text, cause):
     assert re.search(cause, explain_worker(text))
 
 
-def test_workers_leave_the_first_signals_to_the_main_process():
+def test_workers_ignore_the_first_signals():
     data, dataset = make(workers=1)
     iterator = iter(batches(data, dataset))
     next(iterator)
@@ -102,7 +102,7 @@ def test_a_worker_that_dies_while_it_sends_a_batch_is_reported(monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_a_program_may_end_while_a_loader_is_at_work(workers):
+def test_a_program_can_exit_while_a_loader_works(workers):
     program = f"""
 import time
 from frcnn.config.schema import DataConfig

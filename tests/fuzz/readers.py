@@ -1,4 +1,4 @@
-"""What is fuzzed: each reader with files it can read, a way to break them, and a call that reads one."""
+"""The fuzzed readers: valid files, a function that mutates them, and a call that reads one."""
 
 import io
 import json
@@ -33,7 +33,7 @@ from tests.training.experiments import tiny_config, tiny_settings
 
 class Reader(NamedTuple):
     samples: list[bytes]
-    """Whole files."""
+    """Valid files."""
     mutate: Callable[[random.Random, bytes], bytes]
     path: Path
     """Where a file is written before it is read."""
@@ -41,7 +41,7 @@ class Reader(NamedTuple):
 
 
 def build_readers(folder: Path) -> dict[str, Reader]:
-    """All readers by name; `folder` is empty and theirs."""
+    """All readers by name. `folder` is an empty folder for their files."""
     return {
         **_data_readers(folder),
         **_image_readers(folder),
@@ -101,7 +101,7 @@ def _data_readers(folder: Path) -> dict[str, Reader]:
 
 
 def _both(make: Callable[[ErrorPolicy], object]) -> None:
-    """Under both policies, of which only the second goes on behind a problem."""
+    """Call with both policies. Only the second one continues after a problem."""
     for on_error in ("raise", "skip"):
         try:
             made = make(ErrorPolicy(on_error))
