@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from frcnn.draw.curves import draw_curve
+from frcnn.draw.curves import draw_range_test
 from frcnn.errors import TrainingError
 from frcnn.files.writing import replacing
 from frcnn.training.batches import train_loader
@@ -57,7 +57,7 @@ def find_lr(experiment: Experiment, folder: Path) -> list[str]:
     train = experiment.config.train
     setting = suggested * train.lr / train.peak_lr  # as train.lr_per_images has it
     title = f"{experiment.train_set.name}, batches of {train.batch_size} images, {train.optimizer}"
-    picture = draw_curve(*test[:3], suggested=suggested, diverged=test.diverged, title=title)
+    picture = draw_range_test(*test[:3], suggested=suggested, diverged=test.diverged, title=title)
     content = {"suggested": suggested, "reason": reason, "batch_size": train.batch_size, **test._asdict()}
     with writing(folder):
         with replacing(folder / "lr_find.json") as file:

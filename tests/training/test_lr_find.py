@@ -9,7 +9,6 @@ import yaml
 from PIL import Image
 
 from frcnn.cli.train import main
-from frcnn.draw.curves import draw_curve
 from frcnn.errors import TrainingError
 from frcnn.training import lr_find
 from frcnn.training.lr_find import RangeTest, find_lr, suggest
@@ -42,16 +41,6 @@ def test_a_loss_that_diverges_at_once_or_never_falls_is_told():
         suggest(RangeTest(RATES[:3], [1.0] * 3, [1.0] * 3, diverged=1e-5))
     with pytest.raises(TrainingError, match="falls at no learning rate"):
         suggest(RangeTest(RATES, [1.0] * 101, [1.0] * 101, None))
-
-
-@pytest.mark.parametrize("diverged", [None, 0.2])
-def test_the_curve_shows_both_losses_and_the_suggestion(diverged):
-    test = made_up(fall=1e-3)
-    picture = draw_curve(*test[:3], suggested=1e-3, diverged=diverged, title="title")
-    colours = {colour for _, colour in picture.getcolors(1 << 20)}
-    assert {(21, 101, 192), (46, 125, 50)} <= colours and ((198, 40, 40) in colours) == (diverged is not None)
-    flat = [1.0] * len(RATES)
-    draw_curve(RATES, flat, flat, suggested=1e-3, diverged=None, title="a flat line has a range too")
 
 
 def test_it_leaves_the_experiment_as_it_was(monkeypatch, tmp_path):
