@@ -1,4 +1,4 @@
-"""The figures of a comparison, a sweep and their picture."""
+"""The results of a comparison and of a sweep, as text and as a plot."""
 
 import json
 
@@ -20,7 +20,7 @@ def result(request):
     return compare(small_sides(what=request.param), request.param, rounds=3, warmup=1)
 
 
-def test_a_comparison_holds_what_is_promised(result):
+def test_a_comparison_is_complete(result):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["agreement"]["agrees"] and result["no_ratio"] == []
     assert result["input"]["canvas"] == [96, 128] and result["input"]["sizes"] == [[96, 120]] * 2
@@ -62,7 +62,7 @@ def test_without_a_peer_there_are_times_but_no_ratio():
     assert "no peer: model.backbone.neck_norm is group" in format_comparison(result)
 
 
-def test_where_the_sides_disagree_there_is_no_ratio():
+def test_sides_that_disagree_have_no_ratio():
     sides = small_sides()
     with torch.no_grad():
         sides.peer.model.roi_heads.box_predictor.cls_score.weight.mul_(-1)
@@ -76,7 +76,7 @@ def test_our_detection_is_one_graph():
     assert count_graph_breaks(sides.ours, "detect")["breaks"] == 0
 
 
-def test_graphs_are_counted_without_the_compiled_form():
+def test_graphs_are_counted_on_an_eager_copy():
     sides = small_sides(against="none")
     eager = CompiledDetector(sides.ours.model, tell=print, setting="test", backend="eager")
     sides.ours.compiled = eager
@@ -95,7 +95,7 @@ def test_a_compiled_side_has_no_stages(monkeypatch):
 
 
 @pytest.mark.parametrize(("median", "lower", "is_gain"), [(1.2, 1.05, True), (1.05, 1.02, False), (1.2, 0.9, False)])
-def test_a_gain_is_clear_of_one(median, lower, is_gain):
+def test_a_gain_needs_a_ratio_clearly_above_1(median, lower, is_gain):
     assert (gain({"median": median, "lower": lower, "upper": 2.0}) == "") == is_gain
 
 
@@ -119,7 +119,7 @@ def test_host_syncs_on_a_gpu():
     assert count_host_syncs(lambda: [number.item() for _ in range(3)], device) == 3
 
 
-def test_peak_of_live_bytes():
+def test_peak_of_allocated_bytes():
     def step():
         first, second = torch.empty(1000), torch.empty(2000)
         del first
@@ -138,7 +138,7 @@ def test_held_bytes_count_shared_storages_once():
     assert bytes_held(sides.ours) == alone + 40
 
 
-def test_a_sweep_and_its_picture():
+def test_a_sweep_and_its_plot():
     result = sweep(
         lambda **changed: small_sides(**changed),
         "detect",
