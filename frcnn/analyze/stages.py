@@ -1,4 +1,4 @@
-"""The stages of a training or detection step, and a way to run code around each."""
+"""The stages of a training or detection step, and a context manager that runs code around each."""
 
 import dataclasses
 import functools
@@ -21,15 +21,15 @@ STAGES = (
     "optimiser",
     "other",
 )
-"""In the order of a step. `other` is what lies in none: glue, and what adds gradients up."""
+"""In the order of a step. `other` is everything outside the stages, such as the accumulation of gradients."""
 
 Point = tuple[Any, str, str]
-"""An object, the name of one of its methods or functions, and the stage that belongs to."""
+"""An object, the name of one of its methods or functions, and the stage of that function."""
 
 
 @contextmanager
 def wrapped(points: Sequence[Point], around: Callable[[str], AbstractContextManager]) -> Iterator[None]:
-    """Calls of the points run inside `around(stage)`. Points that an object does not have are passed over."""
+    """Run calls of the points inside `around(stage)`. Points that do not exist are skipped."""
     undo = [_wrap(point, around) for point in points if getattr(point[0], point[1], None) is not None]
     try:
         yield
@@ -66,7 +66,7 @@ def our_points(model: Any) -> list[Point]:
 
 
 def _wrap(point: Point, around: Callable[[str], AbstractContextManager]) -> Callable[[], None]:
-    """Put a context around a function; returns what takes it off again."""
+    """Wrap a function in a context; return a function that restores it."""
     owner, name, stage = point
     function = getattr(owner, name)
 
