@@ -23,7 +23,7 @@ def format_comparison(result: dict[str, Any]) -> str:
     given, machine = result["input"], result["machine"]
     sizes = sorted({f"{height}x{width}" for height, width in given["sizes"]})
     lines = [
-        f"{result['what']}: {given['images']} images of {', '.join(sizes)} (canvas {given['canvas'][0]}x"
+        f"{result['what']}: batch of {given['images']}, images of {', '.join(sizes)} (canvas {given['canvas'][0]}x"
         f"{given['canvas'][1]}), objects {given['objects']}, {given['classes']} classes, {given['precision']}, "
         f"{given['origin']}",
         format_machine(machine, result["cpu_pressure"]),

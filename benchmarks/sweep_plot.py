@@ -29,17 +29,17 @@ def draw_sweep(result: dict[str, Any], *, title: str) -> Image.Image:
 
     def draw(panels: Sequence) -> None:
         time, memory = panels
-        for name in points[0]["sides"]:
+        for name, line in zip(points[0]["sides"], ("-", "--"), strict=False):  # equal lines stay visible
             sides = [point["sides"][name] for point in points]
             seconds = [side["seconds"] for side in sides]
             median = [each["median"] for each in seconds]
             below = [each["median"] - each["lower"] for each in seconds]
             above = [each["upper"] - each["median"] for each in seconds]
-            time.errorbar(values, median, yerr=[below, above], marker="o", capsize=4, label=name)
-            memory.plot(values, [side["memory"]["peak"] / MIB for side in sides], marker="o", label=name)
+            time.errorbar(values, median, yerr=[below, above], linestyle=line, marker="o", capsize=4, label=name)
+            peak = [side["memory"]["peak"] / MIB for side in sides]
+            memory.plot(values, peak, linestyle=line, marker="o", label=name)
         for axes, label in ((time, "seconds per step"), (memory, "peak memory in MiB")):
-            axes.set(xlabel=LABELS[result["axis"]], ylabel=label)
-            axes.set_ylim(bottom=0)
+            axes.set(xlabel=LABELS[result["axis"]], ylabel=label, ylim=(0, 1.1 * axes.dataLim.y1))
             axes.legend()
 
     return plot(draw, width=WIDTH, height=HEIGHT, title=title, num_panels=2)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -153,3 +154,13 @@ def test_a_sweep_and_its_plot():
     picture = draw_sweep(result, title="detect")
     assert len(picture.convert("RGB").getcolors(maxcolors=10**6)) > 4
     assert " x" in format_point("objects", result["points"][0])
+
+
+def test_equal_values_in_a_sweep_are_visible():
+    """Both lines are constant and equal: the first shows through the dashes of the second, below the frame."""
+    side = {"seconds": {"median": 1.0, "lower": 1.0, "upper": 1.0}, "memory": {"peak": 20 * 2**20}}
+    points = [{"value": value, "sides": {"ours": side, "torchvision": side}} for value in (1, 2, 3)]
+    picture = np.asarray(draw_sweep({"axis": "batch", "points": points}, title="flat"))
+    for panel in np.split(picture, 2, axis=1):
+        for colour in ([0x1F, 0x77, 0xB4], [0xFF, 0x7F, 0x0E]):  # the first colours of Matplotlib's cycle
+            assert (panel == colour).all(axis=2).sum() > 250
