@@ -1,11 +1,10 @@
 """The plot of a sweep: time and memory of a step over the value that was varied."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
-from frcnn.draw.axes import plot
+from frcnn.draw.axes import Panels, plot
 
 WIDTH, HEIGHT = 1280, 560
 """Of the plot, in pixels."""
@@ -27,7 +26,7 @@ def draw_sweep(result: dict[str, Any], *, title: str) -> Image.Image:
     points = result["points"]
     values = [point["value"] for point in points]
 
-    def draw(panels: Sequence) -> None:
+    def draw(panels: Panels) -> None:
         time, memory = panels
         for name, line in zip(points[0]["sides"], ("-", "--"), strict=False):  # equal lines stay visible
             sides = [point["sides"][name] for point in points]

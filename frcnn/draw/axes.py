@@ -1,7 +1,5 @@
 """Matplotlib figures as images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,11 +10,10 @@ if TYPE_CHECKING:  # importing Matplotlib takes about a second, so it is importe
     from matplotlib.axes import Axes
 
 DPI = 100
+Panels = Sequence["Axes"]
 
 
-def plot(
-    draw: Callable[[Sequence[Axes]], None], *, width: int, height: int, title: str, num_panels: int = 1
-) -> Image.Image:
+def plot(draw: Callable[[Panels], None], *, width: int, height: int, title: str, num_panels: int = 1) -> Image.Image:
     """Draw a figure and return it as an RGB image.
 
     Args:
@@ -35,7 +32,7 @@ def plot(
     with matplotlib.style.context(["default", {"axes.grid": True, "grid.color": "#dddddd", "axes.axisbelow": True}]):
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
         draw(figure.subplots(ncols=num_panels, squeeze=False)[0])
         canvas.draw()
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from frcnn.draw.axes import plot
+from frcnn.draw.axes import Panels, plot
 
 WIDTH, HEIGHT = 960, 600
 """Of the plot, in pixels."""
@@ -30,7 +30,7 @@ def draw_range_test(
         diverged: the rate at which the loss diverged, which is marked too; None if the loss did not diverge.
     """
 
-    def draw(panels: Sequence) -> None:
+    def draw(panels: Panels) -> None:
         axes = panels[0]
         axes.plot(rates, losses, color=RAW, linewidth=1, label="loss")
         axes.plot(rates, smoothed, color=SMOOTHED, linewidth=2.5, label="smoothed")

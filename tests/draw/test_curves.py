@@ -49,6 +49,11 @@ def test_plots_do_not_depend_on_the_users_settings():
     assert first.shape == (200, 300, 3)
 
 
+def test_a_title_is_not_parsed_as_mathematics():
+    """It contains the name of a dataset, which may be a path with any characters."""
+    plot(lambda panels: None, width=300, height=200, title=r"data/$\frac{$")
+
+
 def test_matplotlib_is_imported_on_first_use():
     code = "import sys, frcnn.training.lr_find, benchmarks.main; print('matplotlib' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
