@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.sides import Found, Side
-from frcnn.model import matching as assignment
+from frcnn.ops import sampling
+from frcnn.structures import Losses, total_loss
 
 PIXELS, SCORE = 1e-2, 1e-4
 """Largest differences between equal detections."""
@@ -56,12 +57,13 @@ def compare_training(ours: Side, peer: Side, *, in_their_names) -> Agreement:
         mine, my_gradients = _gradients(ours)
         other, their_gradients = _gradients(peer)
     my_gradients = in_their_names(my_gradients)
-    figures: dict[str, Any] = {"losses": [[float(value) for value in losses] for losses in (mine, other)]}
+    figures: dict[str, Any] = {"losses": [[float(value) for value in losses.values()] for losses in (mine, other)]}
     reasons = []
-    for name, one, two in zip(mine._fields, mine, other, strict=True):
+    for name in mine:
+        one, two = float(mine[name]), float(other[name])
         tolerance = RPN_LOSS if name.startswith("rpn") else ROI_LOSS
-        if not abs(float(one) - float(two)) <= tolerance * max(abs(float(two)), 1e-3):
-            reasons.append(f"{name} is {float(one):.6g} and {float(two):.6g}")
+        if not abs(one - two) <= tolerance * max(abs(two), 1e-3):
+            reasons.append(f"{name} is {one:.6g} and {two:.6g}")
     only = sorted(my_gradients.keys() ^ their_gradients.keys())
     if only:
         reasons.append(f"{len(only)} parameters are trained on one side only, such as {only[0]}")
@@ -92,7 +94,7 @@ def _shared(mine: Found, other: Found) -> tuple[int, int]:
     return int(is_same.any(dim=1).sum()), int(is_same.any(dim=0).sum())
 
 
-def _gradients(side: Side) -> tuple[Any, dict[str, Tensor]]:
+def _gradients(side: Side) -> tuple[Losses, dict[str, Tensor]]:
     """Losses and gradients by name. Afterwards the model has no gradients and its former statistics."""
     statistics = {name: buffer.clone() for name, buffer in side.model.named_buffers()}
     side.set_mode(is_training=True)
@@ -101,14 +103,14 @@ def _gradients(side: Side) -> tuple[Any, dict[str, Tensor]]:
             module.eval()
     with first_in_order(side):
         losses = side.losses()
-        losses.total.backward()
+        total_loss(losses).backward()
     gradients = {
         name: parameter.grad.cpu() for name, parameter in side.model.named_parameters() if parameter.grad is not None
     }
     side.model.zero_grad(set_to_none=True)
     for name, buffer in side.model.named_buffers():
         buffer.copy_(statistics[name])
-    return type(losses)(*(value.detach().cpu() for value in losses)), gradients
+    return {name: loss.detach().cpu() for name, loss in losses.items()}, gradients
 
 
 def _distance(mine: Tensor, other: Tensor) -> float:
@@ -129,7 +131,7 @@ def exact() -> Iterator[None]:
 @contextmanager
 def first_in_order(side: Side) -> Iterator[None]:
     """Replace random sampling: both sides take the first positives and the first negatives."""
-    draw = assignment.random_keys
+    draw = sampling.random_keys
     samplers = {}
     for part in ("rpn", "roi_heads"):
         module: Any = getattr(side.model, part, None)
@@ -137,11 +139,11 @@ def first_in_order(side: Side) -> Iterator[None]:
         if sampler is not None:
             samplers[module] = sampler
             module.fg_bg_sampler = _FirstInOrder(sampler.batch_size_per_image, sampler.positive_fraction)
-    assignment.random_keys = _falling_keys
+    sampling.random_keys = _falling_keys
     try:
         yield
     finally:
-        assignment.random_keys = draw
+        sampling.random_keys = draw
         for module, sampler in samplers.items():
             module.fg_bg_sampler = sampler
 

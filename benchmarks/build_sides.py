@@ -12,9 +12,9 @@ from benchmarks.sides import Ours, Side, Torchvision, reference_optimizer
 from frcnn.analyze.build_scene import count_classes, read_data, scene_settings
 from frcnn.analyze.scene import Scene, draw_scene, read_scene
 from frcnn.config import Config
-from frcnn.inference.detect_dataset import Precision
 from frcnn.model.build_detector import build_from_config
 from frcnn.model.detector import FasterRCNN
+from frcnn.model.speed.autocast import Precision
 from frcnn.model.speed.placement import copy_for_detection, place_for_training
 from frcnn.training.optimizer import optimizer_from_config
 

@@ -82,7 +82,7 @@ def build_torchvision(config: Config, ours: FasterRCNN, *, num_classes: int) -> 
     model = config.model
     rpn, roi, final = model.rpn, model.roi, model.detect
     backbone: Any = _build_backbone(config, ours.backbone)
-    head = RPNHead(backbone.out_channels, ours.anchors.num_anchors, conv_depth=rpn.convs)
+    head = RPNHead(backbone.out_channels, ours.rpn.anchors.num_anchors, conv_depth=rpn.convs)
     if rpn.channels not in (None, backbone.out_channels):
         _change_channels(head, backbone.out_channels, rpn.channels)
     theirs: Any = TorchvisionFasterRCNN(
@@ -199,10 +199,11 @@ def _change_channels(head: Any, in_channels: int, channels: int | None) -> None:
 
 def _build_anchors(ours: FasterRCNN) -> TorchvisionAnchors:
     """torchvision's generator with our anchor shapes, which include our shift of half a stride."""
-    strides = ours.anchors.strides
-    generator = TorchvisionAnchors(((1,),) * len(strides), ((1.0,) * ours.anchors.num_anchors,) * len(strides))
+    strides = ours.rpn.anchors.strides
+    generator = TorchvisionAnchors(((1,),) * len(strides), ((1.0,) * ours.rpn.anchors.num_anchors,) * len(strides))
     generator.cell_anchors = [
-        ours.anchors.get_buffer(f"cell_{level}") + ours.anchors.shift * stride for level, stride in enumerate(strides)
+        ours.rpn.anchors.get_buffer(f"cell_{level}") + ours.rpn.anchors.shift * stride
+        for level, stride in enumerate(strides)
     ]
     return generator
 

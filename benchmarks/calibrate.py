@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from frcnn.model.detector import FasterRCNN
+from frcnn.ops.pixel_table import map_sizes
 from frcnn.structures import Batch
 
 OBJECTNESS, CLASS_LOGITS, DELTAS = 2.0, 2.0, 0.3
@@ -104,7 +105,7 @@ def _multiply(layer: nn.Module, factor: Tensor) -> None:
 def _some_anchors(detector: FasterRCNN, features: tuple[Tensor, ...], batch: Batch) -> Tensor:
     """(B, R, 4): evenly spaced anchors of all levels, clipped to the image."""
     height, width = batch.images.shape[2:]
-    anchors = detector.anchors([(level.shape[2], level.shape[3]) for level in features], (height, width))
+    anchors = detector.rpn.anchors(map_sizes(features), (height, width))
     chosen = anchors[:: max(1, len(anchors) // NUM_REGIONS)][:NUM_REGIONS]
     limit = chosen.new_tensor([width, height, width, height])
     return chosen.clamp(min=0).minimum(limit).expand(len(batch.images), -1, 4)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from benchmarks.build_torchvision import train_mode
 from frcnn.analyze.scene import Scene
-from frcnn.inference.detect_dataset import Precision, autocast
 from frcnn.model.detector import FasterRCNN
+from frcnn.model.speed.autocast import Precision, autocast
 from frcnn.model.speed.compiled import CompiledDetector
-from frcnn.structures import Losses
+from frcnn.structures import Losses, total_loss
 
 Found = tuple[Tensor, Tensor, Tensor]
 """Boxes (n, 4), scores (n,) and labels (n,) of one image."""
@@ -63,7 +63,7 @@ class Side(ABC):
         """Run the forward pass, the backward pass and the optimiser step."""
         with autocast(self.device, self.precision):
             losses = self.losses()
-        losses.total.backward()
+        total_loss(losses).backward()
         self.update()
 
     def update(self) -> None:
@@ -118,9 +118,12 @@ class Torchvision(Side):
 
     def losses(self) -> Losses:
         losses = self.model(self.scene.images, self.scene.targets)
-        return Losses(
-            losses["loss_objectness"], losses["loss_rpn_box_reg"], losses["loss_classifier"], losses["loss_box_reg"]
-        )
+        return {
+            "rpn_class": losses["loss_objectness"],
+            "rpn_box": losses["loss_rpn_box_reg"],
+            "roi_class": losses["loss_classifier"],
+            "roi_box": losses["loss_box_reg"],
+        }
 
     def forward_detect(self) -> Any:
         return self.model(self.scene.images)

@@ -17,7 +17,7 @@ from frcnn.config import Config
 from frcnn.model.build_detector import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.model.speed.placement import place_for_training
-from frcnn.structures import Batch
+from frcnn.structures import Batch, total_loss
 
 
 def analyze(
@@ -91,7 +91,7 @@ def _count(detector: FasterRCNN, batch: Batch, points: list, *, is_training: boo
     detector.train(is_training)
     with wrapped(points, counter.inside), counter.counting():
         if is_training:
-            detector.forward_train(batch).total.backward()
+            total_loss(detector.forward_train(batch)).backward()
         else:
             with torch.no_grad():
                 detector.forward_detect(batch.images, batch.image_sizes)

@@ -21,7 +21,7 @@ from frcnn.evaluation.evaluate import evaluate, format_report
 from frcnn.files.checkpoint import find_checkpoint, load_checkpoint
 from frcnn.files.output import make_folder, write_json
 from frcnn.inference.detect_dataset import detect
-from frcnn.inference.predictor import restore
+from frcnn.inference.predictor import build_predictor
 from frcnn.model.speed.device import find_device
 
 EXAMPLES = """\
@@ -185,7 +185,7 @@ def run_model(source: Source, dataset: DetectionDataset, *, compiled: bool) -> d
     assert source.checkpoint is not None
     config = source.config
     device = find_device(config.train.device, setting="train.device")
-    model = restore(source.checkpoint, config, device=device, source=source.path, compiled=compiled).model
+    model = build_predictor(source.checkpoint, config, device=device, source=source.path, compiled=compiled).model
     loader = build_eval_loader(
         config.data, dataset, batch_size=config.eval.batch_size, pin_memory=device.type == "cuda"
     )

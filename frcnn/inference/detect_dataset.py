@@ -1,8 +1,7 @@
 """Detection on a whole data set."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,12 +10,10 @@ from tqdm import tqdm
 from frcnn.annotations import ImageDetections
 from frcnn.data.dataset import DetectionDataset
 from frcnn.model.detector import FasterRCNN
+from frcnn.model.speed.autocast import Precision, autocast
 from frcnn.model.speed.compiled import CompiledDetector
 from frcnn.ops.boxes import to_original
 from frcnn.structures import Batch
-
-Precision = Literal["float32", "bf16", "fp16"]
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def detect(
@@ -86,10 +83,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """The context that computes in `precision`; fp16 is float32 on a CPU."""
-    if precision == "float32" or (precision == "fp16" and device.type == "cpu"):
-        return nullcontext()
-    return torch.autocast(device.type, dtype=_AUTOCAST_TYPES[precision])

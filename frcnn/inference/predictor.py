@@ -138,16 +138,16 @@ def load(path: str | Path, *, device: str = "auto", compiled: bool = False) -> P
     source = find_checkpoint(Path(path))
     checkpoint = load_checkpoint(source)
     config = parse_config(checkpoint["config"], source=str(source))
-    return restore(checkpoint, config, device=find_device(device), source=source, compiled=compiled)
+    return build_predictor(checkpoint, config, device=find_device(device), source=source, compiled=compiled)
 
 
-def restore(
+def build_predictor(
     checkpoint: dict[str, Any], config: Config, *, device: torch.device, source: Path, compiled: bool = False
 ) -> Predictor:
     """The detector of a checkpoint, built by `config`, which may differ from the checkpoint's own in its numbers.
 
     Weights are the averaged ones where there are such (train.ema_decay), in float32, changed into the form that detects
-    fastest (`model.placement`). `compiled`: see `load`. Sets TensorFloat-32 for this process by `train.tf32`.
+    fastest (`model.speed.placement`). `compiled`: see `load`. Sets TensorFloat-32 for this process by `train.tf32`.
 
     Raises:
         CheckpointError: the weights do not fit the model of the config.

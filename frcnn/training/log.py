@@ -8,7 +8,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from frcnn.structures import Losses
 from frcnn.training.distributed import World
 from frcnn.training.run_folder import RunFolder, writing
 
@@ -62,15 +61,15 @@ class TrainingLog:
                     if isinstance(value, int | float) and key != "step":
                         self.tensorboard.add_scalar(key if "/" in key else f"train/{key}", value, step)
 
-    def progress(self, step: int, values: dict[str, Any], *, seconds_per_step: float) -> None:
-        """Show the numbers of a log entry: loss, lr, images/s, ETA and memory."""
+    def progress(self, step: int, values: dict[str, Any], *, losses: dict[str, float], seconds_per_step: float) -> None:
+        """Show a log entry: the total loss, lr, images/s, ETA, memory and the single `losses`."""
         if self.is_silent:
             return
-        losses = " ".join(f"{name} {values[name]:.3f}" for name in Losses._fields)
+        shown_losses = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
         eta = show_seconds(seconds_per_step * (self.length - step))
         text = (
             f"loss {values['loss']:.3f}  lr {values['lr']:.2e}  {values['images_per_second']:.1f} images/s  "
-            f"ETA {eta}  {values['memory_mib']:.0f} MiB  {losses}"
+            f"ETA {eta}  {values['memory_mib']:.0f} MiB  {shown_losses}"
         )
         if self.bar.disable:
             print(f"step {step}/{self.length}  epoch {values['epoch']:.2f}  {text}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from frcnn.draw.curves import draw_range_test
 from frcnn.errors import TrainingError
 from frcnn.files.writing import replacing
+from frcnn.structures import total_loss
 from frcnn.training.batches import train_loader
 from frcnn.training.build_experiment import Experiment
 from frcnn.training.distributed import mean_over_ranks
@@ -94,7 +95,7 @@ def range_test(experiment: Experiment) -> RangeTest:
     for step in range(NUM_STEPS + 1):
         rate = FIRST_LR * (LAST_LR / FIRST_LR) ** (step / NUM_STEPS)
         found, _ = train_step(model, batches, e, lr=rate, clock=clock)
-        loss = float(mean_over_ranks(found.total.detach(), e.world))  # host sync; the same number on every rank
+        loss = float(mean_over_ranks(total_loss(found), e.world))  # host sync; the same number on every rank
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         corrected = mean / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(loss) or corrected > DIVERGED * min(smoothed, default=math.inf):

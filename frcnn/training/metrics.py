@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from frcnn.errors import TrainingError
-from frcnn.structures import Losses
+from frcnn.structures import Losses, total_loss
 from frcnn.training.distributed import World, mean_over_ranks
 
 CURE = "A lower train.lr, a longer train.schedule.warmup_steps or train.clip_grad_norm helps as a rule"
@@ -23,23 +23,27 @@ class LossMeter:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(5, device=device)  # the four losses and their total
+        self.names: list[str] = []  # of the losses, known from the first step on
+        self.sums = torch.zeros(1, device=device)  # each loss, and their total
         self.num_steps = 0
 
     def add(self, losses: Losses) -> None:
         """Add the losses of an optimiser step. No host sync on a GPU."""
-        self.sums += torch.stack([*losses, losses.total]).detach()
+        self.names = list(losses)
+        self.sums = self.sums + torch.stack([*losses.values(), total_loss(losses)]).detach()
         self.num_steps += 1
 
     def read(self, world: World) -> dict[str, float]:
-        """Mean of each loss over the steps since the last reading and over the ranks; nan where there were none.
+        """Mean of each loss and of "loss", their total, over the steps since the last reading and over the ranks.
+
+        The means are nan if there were no steps. Before the first step there is only "loss".
 
         Syncs; every rank calls it.
         """
         means = mean_over_ranks(self.sums / (self.num_steps or math.nan), world).tolist()
         self.sums.zero_()
         self.num_steps = 0
-        return dict(zip([*Losses._fields, "loss"], means, strict=True))
+        return dict(zip([*self.names, "loss"], means, strict=True))
 
 
 def check_finite_weights(model: nn.Module, *, step: int) -> None:
@@ -98,5 +102,4 @@ def memory_mib(device: torch.device) -> float:
 
 def mean_losses(losses: Sequence[Losses]) -> Losses:
     """The mean of the losses of the accumulated parts of one step."""
-    means: list[Tensor] = [torch.stack(parts).mean() for parts in zip(*losses, strict=True)]
-    return Losses(*(mean.detach() for mean in means))
+    return {name: torch.stack([part[name] for part in losses]).mean().detach() for name in losses[0]}

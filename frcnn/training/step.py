@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from frcnn.inference.detect_dataset import autocast
+from frcnn.model.speed.autocast import autocast
 from frcnn.model.speed.compiled import compiled_detector
-from frcnn.structures import Batch, Losses
+from frcnn.structures import Batch, Losses, total_loss
 from frcnn.training.build_experiment import Experiment
 from frcnn.training.determinism import explained
 from frcnn.training.metrics import Clock, mean_losses
@@ -71,7 +71,7 @@ def train_step(
         with nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync():
             with autocast(device, config.precision):
                 losses: Losses = model(batch)
-            scaler.scale(losses.total / config.accumulate).backward()
+            scaler.scale(total_loss(losses) / config.accumulate).backward()
         losses_of_parts.append(losses)
     losses = mean_losses(losses_of_parts)
     if allows(losses):

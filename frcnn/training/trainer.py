@@ -229,7 +229,8 @@ def log_losses(
         "memory_mib": memory_mib(experiment.world.device),
     }
     log.entry(progress.step, values)
-    log.progress(progress.step, values, seconds_per_step=seconds / max(1, num_steps))
+    del losses["loss"]  # the total, which is shown first
+    log.progress(progress.step, values, losses=losses, seconds_per_step=seconds / max(1, num_steps))
 
 
 def epoch(experiment: Experiment, step: int) -> float:

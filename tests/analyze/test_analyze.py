@@ -1,5 +1,7 @@
 """Results of `analyze` compared with manual calculations and with torchvision's model."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -9,9 +11,11 @@ from frcnn.analyze.analyze import analyze
 from frcnn.analyze.build_scene import read_config
 from frcnn.analyze.counting import PartCounter
 from frcnn.analyze.parts import strides_of
+from frcnn.analyze.stages import wrapped
 from frcnn.config import parse_config
 from frcnn.config.schema.model import ModelConfig
 from tests.benchmarks.sides import FPN, SINGLE, settings
+from tests.model.detectors import small_detector
 from tests.static.test_configs import CONFIGS
 
 
@@ -49,6 +53,14 @@ def test_roi_pooling_operations():
     row = small(SINGLE)["parts"]["roi pooling"]
     assert row["train_forward"] == 2 * 2 * 16 * 49 * 16 * 256
     assert row["train_backward"] == row["train_forward"]
+
+
+def test_a_labelled_part_keeps_its_numbers_and_is_restored():
+    head = small_detector().roi_head
+    points, loss = [(head, "loss", "losses")], head.loss
+    with wrapped(points, lambda stage: nullcontext()):
+        assert head.loss is not loss and head.loss.box_weights == loss.box_weights
+    assert head.loss is loss
 
 
 def test_twice_the_images_are_twice_the_work():

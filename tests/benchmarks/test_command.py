@@ -84,7 +84,7 @@ def test_user_errors_are_one_message(config, tmp_path, capsys):
     for arguments, message in [
         (["detect", str(tmp_path / "none.yaml")], "no such file"),
         (["detect", config, "model.rpn.pre_nms=3"], "pre_nms"),
-        (["detect", config, "--device", "gpu"], "'gpu' is no device"),
+        (["detect", config, "--device", "gpu"], "'gpu' is not a device"),
         (["detect", config, "--device", "meta"], "meta is not supported by the benchmark"),
     ]:
         assert main([*arguments, "--rounds", "1"]) == 2

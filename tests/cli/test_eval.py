@@ -179,7 +179,7 @@ def test_unusable_arguments(run_folder, tmp_path, capsys):
         ([tmp_path / "file"], "cut short or damaged"),
         ([tmp_path / "config.yaml"], "holds no model"),
         ([run_folder, "data.vall.format=coco"], "data.vall"),
-        ([run_folder, "train.device=gpu"], "'gpu' is no device"),
+        ([run_folder, "train.device=gpu"], "'gpu' is not a device"),
         ([run_folder, "model.roi.head.channels=32"], "must not change layers"),
         ([run_folder, "--detections", tmp_path / "none.json"], "no such file"),
         ([run_folder, "--detections", tmp_path / "broken.json"], "not a JSON file"),

@@ -69,7 +69,7 @@ def test_unusable_arguments(checkpoint, tmp_path, capsys):
     for arguments, message in [
         ([checkpoint, str(tmp_path / "empty")], "no image in this folder"),
         ([str(tmp_path / "none.pt"), image], "no such run folder or checkpoint"),
-        ([checkpoint, image, "--device", "gpu"], "'gpu' is no device"),
+        ([checkpoint, image, "--device", "gpu"], "'gpu' is not a device"),
         ([checkpoint, image, "--out", str(tmp_path / "file")], "choose another folder by --out"),
     ]:
         assert main(arguments) == 2

@@ -6,6 +6,7 @@ import torch
 from frcnn.errors import ConfigError
 from frcnn.model.speed import compiled as module
 from frcnn.model.speed.compiled import CompiledDetector, CompiledFunction, check_compiler, compiled_detector
+from frcnn.structures import total_loss
 from tests.model.detectors import ALL, random_batch, small_detector
 
 CPU = torch.device("cpu")
@@ -26,16 +27,18 @@ def compiled(detector, told, **settings):
 def gradients_of(model, detector, batch):
     detector.zero_grad()
     losses = model(batch)
-    losses.total.backward()
-    return torch.stack(losses).detach(), {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    total_loss(losses).backward()
+    losses = torch.stack([*losses.values()]).detach()
+    return losses, {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
 
 
 def test_one_graph_serves_all_canvases_and_says_so():
     detector, told = small_detector(ALL["roi_pool"]).eval(), []
     model = compiled(detector, told)
     for batch in batches(CANVASES[:4], [8]):
-        for mine, other in zip(model(batch), detector.forward_train(batch), strict=True):
-            assert torch.equal(mine, other)
+        losses, expected = model(batch), detector.forward_train(batch)
+        assert list(losses) == list(expected)
+        assert all(torch.equal(losses[name], loss) for name, loss in expected.items())
     assert len(told) == 1
     assert told[0].startswith("compiled graph 1 for 2 images on canvases such as 96x96, 8 ground-truth slots: ")
 
@@ -64,8 +67,9 @@ def test_twelve_canvases_and_three_buckets_make_three_graphs(kind):
     detector, told = small_detector({**ALL[kind], "rpn": few}).eval(), []
     model = compiled(detector, told)
     for batch in batches(CANVASES + MORE_CANVASES, [8, 16, 32]):
-        for mine, other in zip(model(batch), detector.forward_train(batch), strict=True):
-            assert torch.equal(mine, other)
+        losses, expected = model(batch), detector.forward_train(batch)
+        assert list(losses) == list(expected)
+        assert all(torch.equal(losses[name], loss) for name, loss in expected.items())
     assert len(told) == 3
 
 
@@ -105,7 +109,7 @@ def count_graphs(limit, monkeypatch):
 def test_past_the_limit_it_goes_on_uncompiled_and_says_so_once(monkeypatch):
     told = count_graphs(3, monkeypatch)
     assert len(told) == 4 and [line[:16] for line in told[:3]] == [f"compiled graph {n}" for n in (1, 2, 3)]
-    assert told[3].startswith("train.compile: 3 graphs are compiled, which is the most there may be; from now on")
+    assert told[3].startswith("train.compile: 3 graphs are compiled, which is the limit; batches of other")
     assert "4 numbers" in told[3]
 
 
@@ -128,12 +132,12 @@ def test_without_a_compiler_there_is_a_message(monkeypatch):
         cpp_builder.get_cpp_compiler.cache_clear()
     if hasattr(cpp_builder.cpp_compiler_search, "cache_clear"):
         cpp_builder.cpp_compiler_search.cache_clear()
-    with pytest.raises(ConfigError, match=r"train.compile: there is no C\+\+ compiler"):
+    with pytest.raises(ConfigError, match=r"train.compile: no C\+\+ compiler found"):
         check_compiler(True, CPU, setting="train.compile")
 
 
 def test_cuda_graphs_need_cuda():
-    with pytest.raises(ConfigError, match="reduce-overhead records CUDA graphs, this is cpu; take true"):
+    with pytest.raises(ConfigError, match="reduce-overhead records CUDA graphs, but the device is cpu; use true"):
         check_compiler("reduce-overhead", CPU, setting="train.compile")
 
 

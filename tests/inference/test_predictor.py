@@ -114,10 +114,10 @@ def test_unusable_images(predictor, image, message):
 def test_unusable_checkpoints_and_devices(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="no such run folder or checkpoint"):
         frcnn.load(tmp_path / "none.pt")
-    with pytest.raises(ConfigError, match="'gpu' is no device"):
+    with pytest.raises(ConfigError, match="'gpu' is not a device"):
         frcnn.load(checkpoint, device="gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="this machine has no cuda"):
+        with pytest.raises(ConfigError, match="finds no cuda on this machine"):
             frcnn.load(checkpoint, device="cuda")
 
 

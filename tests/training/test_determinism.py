@@ -8,7 +8,7 @@ from torch import Tensor
 
 from frcnn.config import parse_config
 from frcnn.errors import ConfigError
-from frcnn.model.losses.losses import roi_losses, rpn_losses
+from frcnn.model.losses.losses import RoiLoss, RpnLoss
 from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
 from frcnn.training.batches import train_loader
 from frcnn.training.build_experiment import build_experiment
@@ -50,7 +50,7 @@ def train_steps(
     model = prepared(experiment).train()
     batches = iter(train_loader(experiment, start_step=0))
     losses = [
-        torch.stack(train_step(model, batches, experiment, lr=experiment.lr(step), clock=Clock())[0])
+        torch.stack([*train_step(model, batches, experiment, lr=experiment.lr(step), clock=Clock())[0].values()])
         for step in range(steps)
     ]
     return mean_over_ranks(torch.stack(losses).detach(), world), experiment.model.state_dict()
@@ -121,11 +121,8 @@ def test_losses_divided_by_the_mean_count_average_to_those_of_the_whole_batch():
 
     def rpn(objectness, deltas, label, matched, gt_boxes, index, valid, **count):
         sampled, labels = RpnOutput(objectness, deltas).at(index), AnchorLabels(label, matched)
-        return torch.stack(
-            rpn_losses(
-                sampled, anchors, labels, gt_boxes, index, valid, smooth_l1_beta=1, normaliser="sampled", **count
-            )
-        )
+        loss = RpnLoss(smooth_l1_beta=1, normaliser="sampled", **count)
+        return torch.stack([*loss(sampled, anchors, labels, gt_boxes, index, valid).values()])
 
     generator = torch.Generator().manual_seed(4)
     corner = torch.rand(4, 6, 2, generator=generator) * 50
@@ -140,10 +137,8 @@ def test_losses_divided_by_the_mean_count_average_to_those_of_the_whole_batch():
     ]
 
     def roi(class_logits, deltas, *samples, **count):
-        samples = RoiSamples(*samples)
-        return torch.stack(
-            roi_losses(class_logits, deltas, samples, box_weights=(1, 1, 1, 1), smooth_l1_beta=1, **count)
-        )
+        loss = RoiLoss(box_weights=(1, 1, 1, 1), smooth_l1_beta=1, **count)
+        return torch.stack([*loss(class_logits, deltas, RoiSamples(*samples)).values()])
 
     for losses, arguments in ((rpn, tensors), (roi, regions)):
         valid = arguments[-1]

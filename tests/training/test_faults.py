@@ -22,6 +22,7 @@ from frcnn.files.checkpoint import load_checkpoint
 from frcnn.training import batches, trainer
 from frcnn.training.distributed import join_world
 from frcnn.training.faults import stop as stop_module
+from frcnn.training.faults.bad_step import load_bad_step
 from frcnn.training.faults.guard import Guard
 from frcnn.training.faults.stop import Stop, Stopped
 from frcnn.training.run_folder import RunFolder, prepare_folder
@@ -259,6 +260,10 @@ def test_a_bad_step_is_named_kept_and_replayed(tmp_path, monkeypatch, capsys):
         assert all(torch.equal(value, states[-1][0][name]) for name, value in saved["model"].items())
     summary = json.loads((out / "bad_step" / "step.json").read_text())
     assert summary["ranks"][0]["losses"]["rpn_class"] == "nan"
+    losses = saved["bad_step"]["ranks"][0]["losses"]
+    saved["bad_step"]["ranks"][0]["losses"] = list(losses.values())  # as in older files
+    torch.save(saved, tmp_path / "older.pt")
+    assert load_bad_step(tmp_path / "older.pt")["bad_step"]["ranks"][0]["losses"].keys() == losses.keys()
 
     capsys.readouterr()
     assert replay([str(out / "bad_step")]) == 0

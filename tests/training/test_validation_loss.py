@@ -5,6 +5,7 @@ import torch
 
 from frcnn.config import parse_config
 from frcnn.inference.detect_dataset import evaluation_mode
+from frcnn.structures import total_loss
 from frcnn.training.build_experiment import build_experiment
 from frcnn.training.randomness import random_state
 from frcnn.training.validation_loss import validation_losses
@@ -44,5 +45,5 @@ def test_it_is_the_mean_of_the_images_losses():
     with evaluation_mode(experiment.model), torch.no_grad():
         for batch in build_eval_loader(experiment.config.data, experiment.val_set, batch_size=1):
             torch.manual_seed(int(batch.index[0]))
-            totals.append(float(experiment.model.forward_train(batch).total))
+            totals.append(float(total_loss(experiment.model.forward_train(batch))))
     assert found["eval/loss/total"] == pytest.approx(sum(totals) / 3, rel=1e-5)

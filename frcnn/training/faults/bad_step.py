@@ -6,7 +6,7 @@ bad_step/step.json    the same for the eye: step, lr, losses, images
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from torch import Tensor
 from frcnn.config import dump_config
 from frcnn.errors import CheckpointError
 from frcnn.files.checkpoint import load_checkpoint
-from frcnn.structures import Batch, GroundTruth, Losses
+from frcnn.structures import Batch, GroundTruth
 from frcnn.training.build_experiment import Experiment
 from frcnn.training.distributed import gather
 from frcnn.training.faults.guard import Guard
 from frcnn.training.run_folder import RunFolder, write_text
 from frcnn.training.state import write_checkpoint
+
+OLD_LOSSES = ("rpn_class", "rpn_box", "roi_class", "roi_box")
+"""Order of the losses in files that hold them without names."""
 
 
 def save_bad_step(
@@ -84,14 +87,15 @@ def load_bad_step(source: Path) -> dict[str, Any]:
     saved = load_checkpoint(path)
     if "bad_step" not in saved:
         raise CheckpointError(f"{path}: a checkpoint, but not of a bad step; replay takes RUN/bad_step")
+    for rank in saved["bad_step"]["ranks"]:
+        if isinstance(rank["losses"], list):  # an older file
+            rank["losses"] = dict(zip(OLD_LOSSES, rank["losses"], strict=True))
     return saved
 
 
-def show_losses(values: Sequence[float]) -> dict[str, float | str]:
-    """Losses by name; what is no finite number as text, for JSON has no such numbers."""
-    return {
-        name: value if math.isfinite(value) else str(value) for name, value in zip(Losses._fields, values, strict=True)
-    }
+def show_losses(losses: Mapping[str, float]) -> dict[str, float | str]:
+    """Losses by name; nan and infinities become text, because JSON has no such numbers."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
 
 
 def pack(batch: Batch) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from frcnn.structures import Losses
+from frcnn.structures import Losses, total_loss
 from frcnn.training.distributed import World, mean_over_ranks
 
 INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -55,7 +55,7 @@ class Guard:
         self.at_once = at_once
         self.is_scaled = is_scaled
         self.recent: deque[StateBefore] = deque(maxlen=1 if at_once else memory)
-        self.losses: deque[tuple[int, Tensor]] = deque(maxlen=1 if at_once else memory)
+        self.losses: deque[tuple[int, Losses]] = deque(maxlen=1 if at_once else memory)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=world.device)
         values = {} if at_once else trained_state(model)
         self.copies = {name: value.clone() for name, value in values.items()}
@@ -85,8 +85,8 @@ class Guard:
             False where the weights must not be changed; always True where the verdict comes later.
         """
         step = self.recent[-1].step
-        self.losses.append((step, torch.stack(losses).detach()))
-        evidence = losses.total.detach().float()
+        self.losses.append((step, {name: loss.detach() for name, loss in losses.items()}))
+        evidence = total_loss(losses).detach().float()
         if not self.is_scaled:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             # The largest, for the squares of sound float32 gradients could overflow.
@@ -111,13 +111,13 @@ class Guard:
         for name, value in self.model.named_buffers():
             value.copy_(self.recent[-1].buffers[name])
 
-    def before(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor | None], list[float]]:
+    def before(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor | None], dict[str, float]]:
         """Of the bad step: weights and buffers it began with, the generators' state, and its losses on this rank."""
         state = next(each for each in self.recent if each.step == step)
         weights = {name: value.detach().cpu() for name, value in (self.model.state_dict() | self.copies).items()}
         weights |= {name: value.cpu() for name, value in state.buffers.items() if name in weights}
         losses = next(values for number, values in self.losses if number == step)
-        return weights, state.random, losses.tolist()
+        return weights, state.random, {name: float(loss) for name, loss in losses.items()}
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

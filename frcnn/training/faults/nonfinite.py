@@ -44,7 +44,7 @@ def react(experiment: Experiment, folder: RunFolder, guard: Guard, progress: Pro
         ranks = save_bad_step(
             experiment, folder, guard, step=step, lr=experiment.lr(step - 1), parts=parts, image_names=names
         )
-        has_loss = any(not math.isfinite(value) for rank in ranks for value in rank["losses"])
+        has_loss = any(not math.isfinite(value) for rank in ranks for value in rank["losses"].values())
         names = [name for rank in ranks for name in rank["images"]]
         what = f"the {'loss' if has_loss else 'gradient'} of {what}"
     what = f"{what} (images: {', '.join(names)})"

@@ -1,7 +1,7 @@
 """Repeat a step that was not finite, and find where and in which image it began."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from frcnn.config import Config, parse_config
-from frcnn.inference.detect_dataset import autocast
 from frcnn.model.build_detector import build_from_config
+from frcnn.model.speed.autocast import autocast
 from frcnn.model.speed.device import set_tf32
-from frcnn.structures import Batch, Losses
+from frcnn.structures import Batch, Losses, total_loss
 from frcnn.training.faults.bad_step import unpack
 
 
@@ -30,7 +30,7 @@ def replay(saved: dict[str, Any], *, device: torch.device) -> Iterator[str]:
     """Repeat what `load_bad_step` gave, rank after rank, and tell line by line what comes out.
 
     1. Look at the weights before the step.
-    2. Each part of the batch forwards: the four losses, and the first module whose output is not finite.
+    2. Each part of the batch forwards: the losses, and the first module whose output is not finite.
     3. Where the losses are finite, backwards: the first parameters whose gradient is not.
     4. Each image alone. What is drawn for an image follows from its own seed, so only batch norm can tell it apart
        from the same image in its batch.
@@ -60,7 +60,7 @@ def replay(saved: dict[str, Any], *, device: torch.device) -> Iterator[str]:
             batch = unpack(packed).to(device)
             for image in range(len(batch.index)):
                 losses, _ = forwards(model, only(batch, image), config=config, device=device, images=[""])
-                verdict = "" if all(map(math.isfinite, losses)) else "   <- not finite"
+                verdict = "" if all(map(math.isfinite, losses.values())) else "   <- not finite"
                 yield f"  alone: {rank['images'][first + image]}: {show(losses)}{verdict}"
 
 
@@ -77,17 +77,17 @@ def build_model(saved: dict[str, Any], config: Config, device: torch.device) -> 
 
 def forwards(
     model: nn.Module, batch: Batch, *, config: Config, device: torch.device, images: Sequence[str]
-) -> tuple[list[float], list[str]]:
-    """The four losses of a batch, and lines on where they stop being finite, in the gradients too."""
+) -> tuple[dict[str, float], list[str]]:
+    """The losses of a batch, and lines on where they stop being finite, in the gradients too."""
     model.zero_grad(set_to_none=True)
     with watched(model) as origins, autocast(device, config.train.precision):
         losses: Losses = model(batch)
-    values = torch.stack(losses).tolist()
+    values = {name: float(loss.detach()) for name, loss in losses.items()}
     if origins:
         return values, [describe_origin(origins[0], values, images)]
-    if not all(map(math.isfinite, values)):
+    if not all(map(math.isfinite, values.values())):
         return values, [describe_origin(Origin("", "", True, []), values, images)]
-    losses.total.backward()
+    total_loss(losses).backward()
     gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
     bad = [name for name, gradient in gradients if not gradient.isfinite().all()]
     if bad:  # the last in the way forwards is the first in the way back
@@ -140,10 +140,10 @@ def bad_images(output: Tensor, batch_size: int) -> list[int]:
     return is_bad.nonzero()[:, 0].tolist()
 
 
-def describe_origin(origin: Origin, losses: Sequence[float], images: Sequence[str]) -> str:
+def describe_origin(origin: Origin, losses: Mapping[str, float], images: Sequence[str]) -> str:
     """One line: where the first value that is not finite arose, and in which images."""
     if not origin.module:
-        bad = [name for name, value in zip(Losses._fields, losses, strict=True) if not math.isfinite(value)]
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
         return f"  first not finite: the loss {' and '.join(bad)}; every module's output is finite"
     names = ", ".join(images[position] for position in origin.images) or "unknown"
     cause = "from a finite input" if origin.has_sound_input else "its input was not finite either"
@@ -169,5 +169,5 @@ def only(batch: Batch, image: int) -> Batch:
     return Batch(*(tensor[one] for tensor in batch[:-1]), ground_truth=ground_truth)
 
 
-def show(losses: Sequence[float]) -> str:
-    return " ".join(f"{name} {value:.4g}" for name, value in zip(Losses._fields, losses, strict=True))
+def show(losses: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in losses.items())
