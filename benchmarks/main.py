@@ -19,7 +19,7 @@ from frcnn.analyze.build_scene import read_config
 from frcnn.cli.arguments import positive, size
 from frcnn.cli.run import guarded
 from frcnn.errors import ConfigError
-from frcnn.files.output import save_picture, write_json
+from frcnn.files.writing import save_picture, write_json
 from frcnn.model.speed.device import find_device, set_tf32
 
 EXAMPLES = """\

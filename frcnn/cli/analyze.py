@@ -9,7 +9,7 @@ from frcnn.analyze.build_scene import count_classes, read_config, read_data
 from frcnn.analyze.parts_table import format_analysis
 from frcnn.cli.arguments import positive, size
 from frcnn.cli.run import guarded
-from frcnn.files.output import write_json
+from frcnn.files.writing import write_json
 
 EXAMPLES = """\
 examples:

@@ -1,4 +1,4 @@
-"""What a run tells: messages, one progress bar, metrics.jsonl and TensorBoard."""
+"""Output of a training run: messages, a progress bar, metrics.jsonl and TensorBoard."""
 
 import json
 import math
@@ -13,10 +13,10 @@ from frcnn.training.run_folder import RunFolder, writing
 
 
 class TrainingLog:
-    """Speaks and writes on rank 0, is silent on the others.
+    """The log of a training run. It writes on rank 0 only.
 
-    Messages go to stdout. Progress goes to stderr: a bar where that is a terminal, else a line at each entry. Entries
-    go to metrics.jsonl, one JSON object a line, and with images to TensorBoard.
+    Messages go to stdout. Progress goes to stderr: as a bar on a terminal, else as one line per entry. Entries go to
+    metrics.jsonl, one JSON object per line, and together with images to TensorBoard.
     """
 
     def __init__(self, folder: RunFolder, *, world: World, length: int, step: int) -> None:
@@ -99,7 +99,7 @@ class TrainingLog:
 
 
 def open_tensorboard(folder: RunFolder, *, purge_step: int) -> Any:
-    """A TensorBoard writer that hides earlier entries from `purge_step` on; None where tensorboard is missing."""
+    """A TensorBoard writer that hides earlier entries from `purge_step` on; None if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -109,7 +109,7 @@ def open_tensorboard(folder: RunFolder, *, purge_step: int) -> Any:
 
 
 def is_terminal() -> bool:
-    """True where a bar can be drawn on stderr: a terminal that knows its width."""
+    """True if stderr can show a progress bar: it is a terminal with a known width."""
     try:
         return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except OSError:
@@ -117,7 +117,7 @@ def is_terminal() -> bool:
 
 
 def tidy(value: Any) -> Any:
-    """A JSON number of at most six digits after the first; None for nan and infinities."""
+    """Round a float to seven significant digits; None for nan and infinity, which JSON does not have."""
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value

@@ -14,23 +14,21 @@ from frcnn.training.randomness import kept_random_state
 
 
 def validation_losses(experiment: Experiment, *, before_image: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """Mean losses over the images of data.val, of the weights that are evaluated.
+    """Mean losses of the evaluated weights over the images of data.val. Every rank calls it.
 
-    1. Rank r takes the images r, r + size, ..., resized as for evaluation, one at a time: how images are put
-       together on a canvas decides which anchors there are to sample.
-    2. The losses of each are computed in evaluation mode with generators seeded by its position.
-    3. Rank 0 averages them in the order of the set.
+    1. Rank r processes the images r, r + size, ..., resized as for evaluation, one at a time: the other images on a
+       canvas would change which anchors can be sampled.
+    2. Compute the losses of each image in evaluation mode, with generators seeded by its position.
+    3. Rank 0 averages them in the order of the dataset.
 
-    So the same weights have the same losses in every run, whatever eval.batch_size is and however many processes
-    there are (on a GPU up to its rounding).
+    Therefore the same weights have the same losses in every run, for any eval.batch_size and any number of processes
+    (up to rounding on a GPU). Modes, batch-norm statistics and random generators are restored at the end.
 
     Args:
-        before_image: called before each image that every rank has; may raise to end the evaluation on all of them.
+        before_image: called before each image that every rank has. It may raise to end the evaluation on all ranks.
 
     Returns:
-        eval/loss/NAME for each loss, and eval/loss/total, on rank 0; {} on other ranks, and if no image can be read.
-
-    Modes, batch-norm statistics and random generators are afterwards as they were before. Every rank calls it.
+        eval/loss/NAME of each loss and eval/loss/total, on rank 0; {} on other ranks, and if no image can be read.
     """
     model, world = experiment.evaluated_model, experiment.world
     share_buffers(model, world)
@@ -47,7 +45,7 @@ def validation_losses(experiment: Experiment, *, before_image: Callable[[], None
 
 @torch.no_grad()
 def _losses_per_image(experiment: Experiment, before_image: Callable[[], None]) -> dict[int, dict[str, float]]:
-    """The losses of each of this rank's images, by position in the validation set."""
+    """The losses of each image of this rank, by position in the validation set."""
     config, world = experiment.config, experiment.world
     loader = build_eval_loader(
         config.data,

@@ -75,7 +75,7 @@ def test_export_takes_no_other_arguments(tmp_path, capsys):
         assert stop.value.code == 2
     capsys.readouterr()
     assert main([str(tmp_path), "--to", "torchvision"]) == 2
-    assert "holds no run with a checkpoint" in capsys.readouterr().err
+    assert "no checkpoint in this folder" in capsys.readouterr().err
 
 
 def test_a_run_that_torchvision_does_not_support(tmp_path, capsys):

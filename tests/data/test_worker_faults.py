@@ -10,10 +10,11 @@ import time
 import pytest
 import torch
 
-from frcnn.cli.run import explain, explain_worker, guarded
+from frcnn.cli.run import guarded
 from frcnn.config.schema import DataConfig
 from frcnn.data import build_dataset, build_eval_loader, build_train_loader
 from frcnn.errors import TrainingError
+from frcnn.runs.failures import explain, explain_worker
 
 
 def make(workers: int):
@@ -51,7 +52,7 @@ def test_a_worker_that_is_killed_is_reported_with_its_signal(capsys):
     dataset.read_image = lambda index: os.kill(os.getpid(), signal.SIGKILL)
     assert guarded(lambda: next(iter(batches(data, dataset)))) == 1
     message = capsys.readouterr().err
-    assert "a process that reads images" in message and "memory" in message and "data.workers" in message
+    assert "a data loading worker" in message and "memory" in message and "data.workers" in message
     assert "Traceback" not in message
 
 
@@ -60,11 +61,11 @@ def test_a_worker_that_is_killed_is_reported_with_its_signal(capsys):
     [
         (
             "DataLoader worker (pid 7) is killed by signal: Killed. ",
-            "the signal 'Killed', as a rule because memory ran",
+            "the signal 'Killed', usually because memory ran",
         ),
         ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible ...", "'Bus error'.*shared memory"),
-        ("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ", "a fault in a library"),
-        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "has ended, as a rule for want of memory"),
+        ("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ", "a bug in a library"),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "has ended, usually because memory"),
     ],
 )
 def test_what_a_dead_worker_died_of(text, cause):
@@ -86,7 +87,7 @@ def test_workers_leave_the_first_signals_to_the_main_process():
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             next(iterator)
-    assert "go on with --resume" in (explain(error.value) or "")
+    assert "continue with --resume" in (explain(error.value) or "")
 
 
 @pytest.mark.parametrize("workers", [2, 4])

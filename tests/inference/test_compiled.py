@@ -1,4 +1,4 @@
-"""A compiled detector does what the detector does, in a bounded number of graphs that are told of."""
+"""A compiled detector equals the detector. The number of its graphs is bounded, and each graph is reported."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def gradients_of(model, detector, batch):
     return losses, {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
 
 
-def test_one_graph_serves_all_canvases_and_says_so():
+def test_one_graph_serves_all_canvases_and_is_reported():
     detector, told = small_detector(ALL["roi_pool"]).eval(), []
     model = compiled(detector, told)
     for batch in batches(CANVASES[:4], [8]):
@@ -63,7 +63,7 @@ def test_detection_has_a_graph_for_each_number_of_images():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_twelve_canvases_and_three_buckets_make_three_graphs(kind):
-    few = {**ALL[kind]["rpn"], "samples_per_image": 16}  # on every canvas the RPN is trained at its samples only
+    few = {**ALL[kind]["rpn"], "samples_per_image": 16}  # the RPN is trained at its samples only, on every canvas
     detector, told = small_detector({**ALL[kind], "rpn": few}).eval(), []
     model = compiled(detector, told)
     for batch in batches(CANVASES + MORE_CANVASES, [8, 16, 32]):
@@ -76,7 +76,7 @@ def test_twelve_canvases_and_three_buckets_make_three_graphs(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_inductor_gives_the_losses_and_gradients_of_the_detector(kind):
-    """In float64, as roundings of float32 grow on their way back to the first convolution."""
+    """In float64, because rounding errors of float32 grow in the backward pass."""
     detector, told = small_detector(ALL[kind]).eval().double(), []
     model = CompiledDetector(detector, tell=told.append, setting="train.compile")
     for batch in batches(CANVASES[1:3], [8]):
@@ -90,7 +90,7 @@ def test_inductor_gives_the_losses_and_gradients_of_the_detector(kind):
 
 
 def count_graphs(limit, monkeypatch):
-    """Run a function that needs a graph for each length of its argument; the lines told."""
+    """Run a function that needs one graph per length of its argument; returns the reported lines."""
     monkeypatch.setattr(module, "MOST_GRAPHS", limit)
     torch.compiler.reset()
     told = []
@@ -106,14 +106,14 @@ def count_graphs(limit, monkeypatch):
     return told
 
 
-def test_past_the_limit_it_goes_on_uncompiled_and_says_so_once(monkeypatch):
+def test_above_the_limit_it_runs_uncompiled_and_reports_it_once(monkeypatch):
     told = count_graphs(3, monkeypatch)
     assert len(told) == 4 and [line[:16] for line in told[:3]] == [f"compiled graph {n}" for n in (1, 2, 3)]
     assert told[3].startswith("train.compile: 3 graphs are compiled, which is the limit; batches of other")
     assert "4 numbers" in told[3]
 
 
-def test_what_cannot_be_compiled_is_one_message():
+def test_a_function_that_cannot_be_compiled_has_one_message():
     def break_graph(tensor):
         return tensor * tensor.sum().item().__hash__() if print(tensor) is None else tensor
 
@@ -141,6 +141,6 @@ def test_cuda_graphs_need_cuda():
         check_compiler("reduce-overhead", CPU, setting="train.compile")
 
 
-def test_it_is_the_detector_itself_without_it():
+def test_the_detector_is_unchanged_without_compile():
     detector = small_detector()
     assert compiled_detector(detector, False, device=CPU, setting="--compile") is detector

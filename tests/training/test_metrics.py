@@ -35,7 +35,7 @@ def test_means_are_over_the_steps_since_the_last_reading():
     assert meter.read(WORLD) == pytest.approx(expected)
 
 
-def test_without_a_step_there_is_no_mean():
+def test_the_mean_without_steps_is_nan():
     assert all(map(math.isnan, make_meter().read(WORLD).values()))
 
 
