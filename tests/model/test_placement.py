@@ -22,7 +22,9 @@ MOBILENET = {**FPN, "backbone": {**FPN["backbone"], "name": "mobilenet_v3_large"
              "anchors": {"sizes": [[32.0], [64.0], [128.0], [256.0]]}}  # fmt: skip
 NORMED = {**FPN, "backbone": {**FPN["backbone"], "neck_norm": "batch"},
           "roi": {**FPN["roi"], "head": {"kind": "two_fc", "channels": 64, "convs": 1, "norm": "batch"}}}  # fmt: skip
-KINDS = {"fpn": FPN, "c4": C4, "efficientnet": EFFICIENTNET, "mobilenet": MOBILENET, "normed": NORMED}
+RES5 = {**C4, "rpn": {**C4["rpn"], "post_nms_top_n": {"train": 20, "test": 10}},
+        "roi": {**C4["roi"], "samples_per_image": 4}}  # fmt: skip
+KINDS = {"fpn": FPN, "c4": RES5, "efficientnet": EFFICIENTNET, "mobilenet": MOBILENET, "normed": NORMED}
 
 
 def detector_with_statistics(settings, *, is_frozen):
