@@ -85,6 +85,7 @@ def test_graphs_are_counted_on_an_eager_copy():
     assert sides.ours.compiled is eager
 
 
+@pytest.mark.heavy
 def test_a_compiled_side_has_no_stages(monkeypatch):
     def compile_eagerly(ours):
         ours.compiled = CompiledDetector(ours.model, tell=ours.notes.append, setting="test", backend="eager")

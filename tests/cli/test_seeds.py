@@ -263,6 +263,7 @@ def start(rank, *arguments):
     assert main([str(argument) for argument in arguments]) == 0
 
 
+@pytest.mark.heavy
 def test_two_ranks_train_a_series(config, tmp_path):
     """All runs share one process group."""
     spawn_ranks(start, config, "--seeds", 2, "--out", tmp_path / "series", "train.steps=1")

@@ -43,6 +43,7 @@ def test_one_graph_serves_all_canvases_and_is_reported():
     assert told[0].startswith("compiled graph 1 for 2 images on canvases such as 96x96, 8 ground-truth slots: ")
 
 
+@pytest.mark.heavy
 def test_detection_has_a_graph_for_each_number_of_images():
     detector, told = small_detector(ALL["roi_pool"]).eval(), []
     model = compiled(detector, told)

@@ -77,6 +77,7 @@ def run_and_resume(rank: int, folder: Path) -> None:
             torch.distributed.barrier()
 
 
+@pytest.mark.heavy
 def test_two_ranks_resume_bit_identically(tmp_path):
     spawn_ranks(run_and_resume, tmp_path)
     assert differing(tmp_path / "whole", tmp_path / "killed") == []

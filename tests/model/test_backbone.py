@@ -13,6 +13,9 @@ from frcnn.model.backbone.backbone import has_batch_norm
 from frcnn.model.backbone.trunks import TORCHVISION_TRUNKS
 from tests.model.trunk_checks import assert_maps_as_declared, assert_trains_but_for_frozen, build
 
+DEEP = {"resnet101", "resnet152", "resnext101_32x8d"}
+"""Trunks that differ from ones in the default run only in their depth and width."""
+
 
 def names_below(backbone, *prefixes):
     return {name for name, _ in backbone.named_parameters() if name.startswith(prefixes)}
@@ -28,7 +31,10 @@ def batch_norm_names(backbone):
 
 
 @pytest.mark.parametrize("neck", ["none", "fpn"])
-@pytest.mark.parametrize("name", TORCHVISION_TRUNKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.heavy if name in DEEP else ()) for name in TORCHVISION_TRUNKS],
+)
 def test_every_trunk_with_every_neck(name, neck):
     backbone, head = build(name, neck=neck)
     assert head is None

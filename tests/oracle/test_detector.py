@@ -59,7 +59,10 @@ def pad(images):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("dtype", "pixels", "score"), [(torch.float32, 1e-3, 1e-5), (torch.float64, 1e-5, 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "pixels", "score"),
+    [(torch.float32, 1e-3, 1e-5), pytest.param(torch.float64, 1e-5, 1e-6, marks=pytest.mark.heavy)],
+)
 def test_detections_equal_torchvision_one_by_one_and_as_a_padded_batch(name, theirs, images, dtype, pixels, score):
     theirs = copy.deepcopy(theirs).to(dtype)
     ours = our_detector(name, theirs, num_classes=NUM_CLASSES, dtype=dtype).eval()
@@ -105,7 +108,7 @@ def first_in_order(monkeypatch):
     monkeypatch.setattr(sampling, "random_keys", fall)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.heavy)])
 def test_losses_and_gradients_equal_torchvision_on_the_same_samples(name, theirs, images, dtype, first_in_order):
     images = images[:2]
     theirs = copy.deepcopy(theirs).to(dtype).train()

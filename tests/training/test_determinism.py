@@ -76,6 +76,7 @@ def difference(result: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, di
     return {"losses": float(losses), "weights": float(weights)}
 
 
+@pytest.mark.heavy
 def test_ranks_and_parts_train_as_one_process(tmp_path):
     """20 steps on 4 images in one process, on two ranks and in two parts: equal except for the order of additions.
 
