@@ -1,6 +1,7 @@
 """Reading and preparing images in worker processes, with what goes wrong there told in the main process."""
 
 import signal
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
@@ -179,7 +180,7 @@ class BatchLoader(DataLoader):
 
     def _batches(self) -> Generator[Batch | None, None, None]:
         dataset = self.samples.dataset
-        for batch, problems, fault in super().__iter__():
+        for batch, problems, fault in received(super().__iter__()):
             if fault is not None:
                 raise TrainingError(fault)
             for message in problems:
@@ -187,6 +188,20 @@ class BatchLoader(DataLoader):
             if batch is None and isinstance(self.samples, TrainSamples):
                 raise DataError(f"{dataset.name}: not one image can be read; first: {problems[0]}")
             yield batch
+
+
+def received(results: Iterable[Any]) -> Generator[Any, None, None]:
+    """Yield what the workers send.
+
+    Raises:
+        RuntimeError: PyTorch's report of a worker that died, also where it died while its batch was being received and
+            its connection broke.
+    """
+    try:
+        yield from results
+    except (EOFError, ConnectionError) as error:
+        time.sleep(5)  # PyTorch's handler of SIGCHLD interrupts it, and raises the cause
+        raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
 
 
 def close(iteration: ReferenceType[Generator]) -> None:

@@ -13,6 +13,7 @@ import torch
 from frcnn.cli.run import guarded
 from frcnn.config.schema import DataConfig
 from frcnn.data import build_dataset, build_eval_loader, build_train_loader
+from frcnn.data.loader import received
 from frcnn.errors import TrainingError
 from frcnn.runs.failures import explain, explain_worker
 
@@ -54,6 +55,20 @@ def test_a_worker_that_is_killed_is_reported_with_its_signal(capsys):
     message = capsys.readouterr().err
     assert "a data loading worker" in message and "memory" in message and "data.workers" in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("broken", [EOFError, ConnectionResetError])
+def test_a_worker_that_dies_while_it_sends_a_batch_is_reported(broken, monkeypatch):
+    def results():
+        yield "a batch"
+        raise broken
+
+    monkeypatch.setattr("frcnn.data.loader.time.sleep", lambda _: None)
+    batches = received(results())
+    assert next(batches) == "a batch"
+    with pytest.raises(RuntimeError) as error:
+        next(batches)
+    assert "has ended" in (explain(error.value) or "")
 
 
 @pytest.mark.parametrize(
