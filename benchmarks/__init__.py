@@ -1,1 +1,1 @@
-"""How fast, and with how much memory, beside a peer that does the same work."""
+"""Time and memory, measured in alternation with a peer that does the same work."""

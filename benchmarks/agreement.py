@@ -1,4 +1,4 @@
-"""Whether both sides compute the same thing; where they do not, a ratio of their times means nothing."""
+"""Check that both sides compute the same. Otherwise the ratio of their times is meaningless."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,30 +8,31 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.sides import Found, Side
-from frcnn.model import matching as assignment
+from frcnn.ops import sampling
+from frcnn.structures import Losses, total_loss
 
 PIXELS, SCORE = 1e-2, 1e-4
-"""Two detections are the same up to this."""
+"""Largest differences between equal detections."""
 LEAST_SHARE = 0.95
-"""Of the detections of each side that the other must have. Near ties of scores and of overlaps turn with a rounding."""
+"""Share of the detections of each side that the other must have. Rounding may reverse near ties."""
 RPN_LOSS, ROI_LOSS = 1e-4, 0.05
-"""Relative differences of the losses. The anchors of the RPN's are exactly the same on both sides; regions are drawn
-by their rank among the proposals, and neighbours in rank may change places with a rounding."""
+"""Largest relative differences of the losses. Both sides sample exactly the same anchors for the RPN. Regions are
+sampled by their rank among the proposals, and rounding may swap proposals of adjacent rank."""
 GRADIENT = 0.05
-"""Median over the parameters of the relative distance of their gradients."""
+"""Largest relative distance of gradients, as the median over the parameters."""
 
 
 class Agreement(NamedTuple):
-    """What was compared, and whether it agrees."""
+    """The outcome of a check."""
 
     agrees: bool
     figures: dict[str, Any]
     reasons: list[str]
-    """Why it does not."""
+    """Disagreements; empty if there are none."""
 
 
 def compare_detections(ours: Side, peer: Side) -> Agreement:
-    """Detections of both in float32: same number, boxes, scores and labels, up to near ties."""
+    """Compare the detections of both sides in float32: number, boxes, scores and labels, up to near ties."""
     with exact():
         pairs = list(zip(*(_detect(side) for side in (ours, peer)), strict=True))
     counts = [sum(len(found[0]) for found in side) for side in zip(*pairs, strict=True)]
@@ -42,26 +43,27 @@ def compare_detections(ours: Side, peer: Side) -> Agreement:
     if min(counts) == 0:
         reasons.append(f"{counts[0]} and {counts[1]} detections: nothing to compare")
     if min(shares) < LEAST_SHARE:
-        reasons.append(f"only {min(shares):.1%} of the detections are the same within {PIXELS} pixels and {SCORE}")
+        reasons.append(f"only {min(shares):.1%} of the detections agree within {PIXELS} pixels and a score of {SCORE}")
     return Agreement(not reasons, figures, reasons)
 
 
 def compare_training(ours: Side, peer: Side, *, in_their_names) -> Agreement:
-    """Losses and gradients of both in float32, from the same samples, without dropout.
+    """Compare losses and gradients of both sides in float32, on the same samples and without dropout.
 
     Args:
-        in_their_names: gradients of ours by name -> by the peer's names.
+        in_their_names: renames a mapping of our gradients to the peer's names.
     """
     with exact():
         mine, my_gradients = _gradients(ours)
         other, their_gradients = _gradients(peer)
     my_gradients = in_their_names(my_gradients)
-    figures: dict[str, Any] = {"losses": [[float(value) for value in losses] for losses in (mine, other)]}
+    figures: dict[str, Any] = {"losses": [[float(value) for value in losses.values()] for losses in (mine, other)]}
     reasons = []
-    for name, one, two in zip(mine._fields, mine, other, strict=True):
+    for name in mine:
+        one, two = float(mine[name]), float(other[name])
         tolerance = RPN_LOSS if name.startswith("rpn") else ROI_LOSS
-        if not abs(float(one) - float(two)) <= tolerance * max(abs(float(two)), 1e-3):
-            reasons.append(f"{name} is {float(one):.6g} and {float(two):.6g}")
+        if not abs(one - two) <= tolerance * max(abs(two), 1e-3):
+            reasons.append(f"{name} is {one:.6g} and {two:.6g}")
     only = sorted(my_gradients.keys() ^ their_gradients.keys())
     if only:
         reasons.append(f"{len(only)} parameters are trained on one side only, such as {only[0]}")
@@ -70,7 +72,7 @@ def compare_training(ours: Side, peer: Side, *, in_their_names) -> Agreement:
     )
     figures["gradient_distance"] = {"median": distances[len(distances) // 2], "largest": distances[-1]}
     if not distances[len(distances) // 2] <= GRADIENT:
-        reasons.append(f"gradients are {distances[len(distances) // 2]:.3g} of their length apart (median)")
+        reasons.append(f"the relative distance of gradients is {distances[len(distances) // 2]:.3g} (median)")
     return Agreement(not reasons, figures, reasons)
 
 
@@ -81,7 +83,7 @@ def _detect(side: Side) -> list[Found]:
 
 
 def _shared(mine: Found, other: Found) -> tuple[int, int]:
-    """How many of either side's detections the other has."""
+    """The number of detections of each side that the other side has."""
     boxes, scores, labels = mine
     their_boxes, their_scores, their_labels = other
     if len(boxes) == 0 or len(their_boxes) == 0:
@@ -92,8 +94,8 @@ def _shared(mine: Found, other: Found) -> tuple[int, int]:
     return int(is_same.any(dim=1).sum()), int(is_same.any(dim=0).sum())
 
 
-def _gradients(side: Side) -> tuple[Any, dict[str, Tensor]]:
-    """Losses and gradients by name; the model is left without gradients and with its statistics as they were."""
+def _gradients(side: Side) -> tuple[Losses, dict[str, Tensor]]:
+    """Losses and gradients by name. Afterwards the model has no gradients and its former statistics."""
     statistics = {name: buffer.clone() for name, buffer in side.model.named_buffers()}
     side.set_mode(is_training=True)
     for module in side.model.modules():
@@ -101,14 +103,14 @@ def _gradients(side: Side) -> tuple[Any, dict[str, Tensor]]:
             module.eval()
     with first_in_order(side):
         losses = side.losses()
-        losses.total.backward()
+        total_loss(losses).backward()
     gradients = {
         name: parameter.grad.cpu() for name, parameter in side.model.named_parameters() if parameter.grad is not None
     }
     side.model.zero_grad(set_to_none=True)
     for name, buffer in side.model.named_buffers():
         buffer.copy_(statistics[name])
-    return type(losses)(*(value.detach().cpu() for value in losses)), gradients
+    return {name: loss.detach().cpu() for name, loss in losses.items()}, gradients
 
 
 def _distance(mine: Tensor, other: Tensor) -> float:
@@ -117,7 +119,7 @@ def _distance(mine: Tensor, other: Tensor) -> float:
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Without TensorFloat-32 on a GPU, whose rounding would hide in a comparison what it is made to show."""
+    """Disable TensorFloat-32 on a GPU, because its rounding would hide real differences."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -128,8 +130,8 @@ def exact() -> Iterator[None]:
 
 @contextmanager
 def first_in_order(side: Side) -> Iterator[None]:
-    """Nothing is drawn at random inside: both sides take the first positives and the first negatives."""
-    draw = assignment.random_keys
+    """Replace random sampling: both sides take the first positives and the first negatives."""
+    draw = sampling.random_keys
     samplers = {}
     for part in ("rpn", "roi_heads"):
         module: Any = getattr(side.model, part, None)
@@ -137,22 +139,22 @@ def first_in_order(side: Side) -> Iterator[None]:
         if sampler is not None:
             samplers[module] = sampler
             module.fg_bg_sampler = _FirstInOrder(sampler.batch_size_per_image, sampler.positive_fraction)
-    assignment.random_keys = _falling_keys
+    sampling.random_keys = _falling_keys
     try:
         yield
     finally:
-        assignment.random_keys = draw
+        sampling.random_keys = draw
         for module, sampler in samplers.items():
             module.fg_bg_sampler = sampler
 
 
 def _falling_keys(seed: Tensor, position: Tensor, *, purpose: int) -> Tensor:
-    """In place of `random_keys`: the largest come first."""
+    """Replace `random_keys`: keys decrease with the position."""
     return torch.arange(position.shape[-1], 0, -1, device=position.device).expand(len(seed), -1)
 
 
 class _FirstInOrder:
-    """In place of torchvision's sampler."""
+    """Replace torchvision's sampler."""
 
     def __init__(self, count: int, fraction: float) -> None:
         self.count, self.fraction = count, fraction

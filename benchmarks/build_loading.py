@@ -1,4 +1,4 @@
-"""From a config to a comparison of loading."""
+"""Build a comparison of data loading from a config."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from frcnn.errors import DataError
 
 
 def compare_config_loading(config: Config, *, is_drawn: bool, folder: Path, images: int, rounds: int) -> dict[str, Any]:
-    """Compare the loading of a config's training images, with its sides; or of drawn ones, as JPEG files.
+    """Compare the loading of a config's training images, or of drawn images in JPEG files.
 
     Args:
-        is_drawn: draw images even where those of the config can be read.
-        folder: empty, for drawn images.
-        images: read in each round.
+        is_drawn: draw images even if the training images of the config can be read.
+        folder: an empty folder for drawn images.
+        images: number of images read in each round.
     """
     dataset, origin = _read_files(config, is_drawn=is_drawn)
     if dataset is None:
@@ -42,7 +42,7 @@ def compare_config_loading(config: Config, *, is_drawn: bool, folder: Path, imag
 
 
 def _read_files(config: Config, *, is_drawn: bool) -> tuple[DetectionDataset | None, str]:
-    """The training set where it is there and made of files; else None with the reason."""
+    """The training set if it exists and consists of files; otherwise None and the reason."""
     if is_drawn:
         return None, ""
     try:

@@ -1,4 +1,4 @@
-"""From a config to both sides of a benchmark."""
+"""Build both sides of a benchmark from a config."""
 
 import math
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from benchmarks.sides import Ours, Side, Torchvision, reference_optimizer
 from frcnn.analyze.build_scene import count_classes, read_data, scene_settings
 from frcnn.analyze.scene import Scene, draw_scene, read_scene
 from frcnn.config import Config
-from frcnn.inference.detect_dataset import Precision
 from frcnn.model.build_detector import build_from_config
 from frcnn.model.detector import FasterRCNN
+from frcnn.model.speed.autocast import Precision
 from frcnn.model.speed.placement import copy_for_detection, place_for_training
 from frcnn.training.optimizer import optimizer_from_config
 
 LEARNING_RATE = 1e-6
-"""So small that the weights stay as they are however many steps are timed; the work of a step is the same."""
+"""Small enough that timed steps hardly change the weights; the work of a step does not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """What is compared."""
+    """The two sides of a comparison."""
 
     config: Config
-    """Ours, as it was built."""
+    """The config of our side."""
     adapted: dict[str, Any]
-    """Keys in which it differs from the user's, because the peer knows one value only."""
+    """Keys changed from the user's config, because the peer supports only one value."""
     num_classes: int
     scene: Scene
     ours: Ours
     peer: Side | None
     no_peer: list[str]
-    """Why there is none."""
+    """Reasons why there is no peer."""
 
     @property
     def both(self) -> list[Side]:
@@ -55,20 +55,20 @@ def build_sides(
     device: torch.device,
     precision: Precision,
 ) -> Sides:
-    """Images, our detector with weights that behave like trained ones, and the peer with the same.
+    """Build the images, our detector with weights that behave like trained ones, and the peer with the same weights.
 
     Args:
-        what: "train" or "detect"; our detector is laid out for the one or the other.
+        what: "train" or "detect"; our detector is placed for it.
         against: "torchvision" or "none".
-        size: of every image; None follows the sides of evaluation in the config.
-        objects: made-up objects an image; None takes those of the images.
-        classes: K; None follows the data.
-        is_drawn: draw the images even where the config's can be read.
+        size: (height, width) of every image; None takes the size used in evaluation.
+        objects: number of generated objects per image; None takes the objects of the images.
+        classes: K; None takes the number of classes of the data.
+        is_drawn: draw images even if the images of the config can be read.
 
     Raises:
-        ConfigError: settings that do not go together, or for which there is no peer.
+        ConfigError: settings that contradict each other.
     """
-    no_peer = build_torchvision.obstacles(config) if against == "torchvision" else ["not asked for"]
+    no_peer = build_torchvision.obstacles(config) if against == "torchvision" else ["not requested"]
     changes = {} if no_peer else _differing(config, build_torchvision.adapted(config))
     config = _changed(config, changes)
     dataset, problem = (None, "") if is_drawn else read_data(config)
@@ -95,7 +95,7 @@ def build_sides(
 
 
 def _build_ours(config: Config, model: FasterRCNN, scene: Scene, *, what: str, precision: Precision) -> Ours:
-    """Our side as `train` or `predict` would lay it out on this device."""
+    """Our side, placed on the device as `train` or `predict` does it."""
     if what == "detect":
         model = copy_for_detection(model)
     else:
@@ -118,7 +118,7 @@ def _build_peer(config: Config, ours: FasterRCNN, scene: Scene, *, num_classes: 
 
 
 def build_calibrated(config: Config, scene: Scene, *, num_classes: int, device: torch.device) -> FasterRCNN:
-    """The detector of a config with random weights that behave like trained ones, see `calibrate`."""
+    """Build the detector of a config with random weights that behave like trained ones, see `calibrate`."""
     torch.manual_seed(0)
     changes = {"model.backbone.norm": "bn", "model.backbone.frozen_stages": 0, "model.backbone.weights": None}
     free = build_from_config(_changed(config, changes), num_classes=num_classes, pretrained=False)
@@ -129,7 +129,7 @@ def build_calibrated(config: Config, scene: Scene, *, num_classes: int, device: 
 
 
 def _differing(config: Config, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Those of `wanted`, by dotted key, that the config does not have already."""
+    """The entries of `wanted`, by dotted key, that differ from the config."""
     return {key: value for key, value in wanted.items() if not _is_same(_value(config, key), value)}
 
 
@@ -145,7 +145,7 @@ def _is_same(one: Any, two: Any) -> bool:
 
 
 def _changed(config: Config, changes: dict[str, Any]) -> Config:
-    """The config with other values at dotted keys."""
+    """A copy of the config with new values at dotted keys."""
     for key, value in changes.items():
         config = _with(config, key.split("."), value)
     return config

@@ -1,4 +1,4 @@
-"""torchvision's detector of the structure that a config describes, with our detector's weights and numbers."""
+"""Build torchvision's detector with the architecture of a config and the weights of our detector."""
 
 import math
 from collections import OrderedDict
@@ -31,7 +31,7 @@ OWN_HEADS = ("roi_head.head.classifier.", "roi_head.head.layer4.")
 
 
 def obstacles(config: Config) -> list[str]:
-    """What of a config's structure torchvision has nothing for; empty where it can be built."""
+    """Settings of the architecture that torchvision does not support; empty if its detector can be built."""
     model = config.model
     backbone, rpn, roi = model.backbone, model.rpn, model.roi
     wanted: dict[str, tuple[Any, tuple]] = {
@@ -54,7 +54,7 @@ def obstacles(config: Config) -> list[str]:
 
 
 def adapted(config: Config) -> dict[str, Any]:
-    """Keys whose value torchvision knows one of only, with that value: our side takes it over for the comparison."""
+    """Keys for which torchvision supports only one value, and that value, which our side uses in the comparison."""
     return {
         "model.anchors.strides_from": "canvas",
         "model.rpn.skip_padding": False,
@@ -74,15 +74,15 @@ def adapted(config: Config) -> dict[str, Any]:
 
 
 def build_torchvision(config: Config, ours: FasterRCNN, *, num_classes: int) -> TorchvisionFasterRCNN:
-    """Build theirs beside ours: `ours` is of the same config, and its weights go into theirs.
+    """Build torchvision's detector with the weights of `ours`, a detector of the same config.
 
-    Pixels come in 0..255 in the network's order of channels, resized already; so both normalise and pad, and neither
-    resizes. Batch norm that ours does not train is theirs' FrozenBatchNorm2d, as in their pretrained models.
+    Images are resized, in 0..255 and in the network's order of channels. Both sides normalise and pad them, and neither
+    resizes them. Where our batch norm is frozen, torchvision's is FrozenBatchNorm2d, as in its pretrained models.
     """
     model = config.model
     rpn, roi, final = model.rpn, model.roi, model.detect
     backbone: Any = _build_backbone(config, ours.backbone)
-    head = RPNHead(backbone.out_channels, ours.anchors.num_anchors, conv_depth=rpn.convs)
+    head = RPNHead(backbone.out_channels, ours.rpn.anchors.num_anchors, conv_depth=rpn.convs)
     if rpn.channels not in (None, backbone.out_channels):
         _change_channels(head, backbone.out_channels, rpn.channels)
     theirs: Any = TorchvisionFasterRCNN(
@@ -123,9 +123,9 @@ def build_torchvision(config: Config, ours: FasterRCNN, *, num_classes: int) -> 
 
 
 def in_their_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a state dict of ours, or of its gradients, by torchvision's names.
+    """Rename the tensors of our state dict, or its gradients, to torchvision's names.
 
-    Heads made of the trunk's layers have no name of torchvision's; they keep ours.
+    torchvision has no names for heads that consist of layers of the trunk; they keep ours.
     """
     own = {name: tensor for name, tensor in state.items() if name.startswith(OWN_HEADS)}
     rest = {name: tensor for name, tensor in state.items() if name not in own}
@@ -134,7 +134,7 @@ def in_their_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def train_mode(theirs: nn.Module) -> None:
-    """Training mode, but for the batch norm that is not trained."""
+    """Set training mode, except for batch norm that is not trained."""
     theirs.train()
     for module in theirs.modules():
         if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
@@ -160,7 +160,7 @@ def _build_backbone(config: Config, ours: Backbone) -> nn.Module:
 
 
 def _build_trunk(name: str, ours: Backbone, *, is_frozen: bool) -> tuple[nn.Module, list[str]]:
-    """torchvision's network with names of its own, and the names of the layers that give the maps."""
+    """torchvision's network, and the names of the layers whose outputs are the feature maps."""
     tapped = next(module for module in ours.body.modules() if isinstance(module, Tapped))
     taps = [child for child, _ in tapped.named_children() if child in tapped.taps]
     if name == "vgg16":
@@ -178,7 +178,7 @@ def _build_trunk(name: str, ours: Backbone, *, is_frozen: bool) -> tuple[nn.Modu
 
 
 class _SingleMap(nn.Module):
-    """A network up to one of its layers."""
+    """A network truncated after one of its layers."""
 
     def __init__(self, network: nn.Module, tap: str, channels: int) -> None:
         super().__init__()
@@ -198,11 +198,12 @@ def _change_channels(head: Any, in_channels: int, channels: int | None) -> None:
 
 
 def _build_anchors(ours: FasterRCNN) -> TorchvisionAnchors:
-    """Theirs with the shapes of ours in place of its own, moved by half a stride where ours are."""
-    strides = ours.anchors.strides
-    generator = TorchvisionAnchors(((1,),) * len(strides), ((1.0,) * ours.anchors.num_anchors,) * len(strides))
+    """torchvision's generator with our anchor shapes, which include our shift of half a stride."""
+    strides = ours.rpn.anchors.strides
+    generator = TorchvisionAnchors(((1,),) * len(strides), ((1.0,) * ours.rpn.anchors.num_anchors,) * len(strides))
     generator.cell_anchors = [
-        ours.anchors.get_buffer(f"cell_{level}") + ours.anchors.shift * stride for level, stride in enumerate(strides)
+        ours.rpn.anchors.get_buffer(f"cell_{level}") + ours.rpn.anchors.shift * stride
+        for level, stride in enumerate(strides)
     ]
     return generator
 
@@ -215,13 +216,13 @@ def _build_pooling(config: Config, ours: Backbone) -> nn.Module:
         featmap_names=[str(level) for level in range(ours.num_roi_levels)],
         output_size=settings.size,
         sampling_ratio=settings.sampling_ratio,
-        canonical_scale=settings.canonical_size,  # type: ignore[arg-type] - a whole number by its annotation only
+        canonical_scale=settings.canonical_size,  # type: ignore[arg-type] - annotated as int, but any number works
         canonical_level=settings.canonical_level,
     )
 
 
 class _RoiPool(nn.Module):
-    """torchvision's kernel in the form its detector asks for."""
+    """torchvision's RoIPool with the interface of `MultiScaleRoIAlign`."""
 
     def __init__(self, size: int, stride: int) -> None:
         super().__init__()
@@ -232,7 +233,7 @@ class _RoiPool(nn.Module):
 
 
 def _build_head(config: Config, ours: FasterRCNN) -> nn.Module:
-    """The box head; what is made of the trunk's later layers is plain PyTorch, as a user of torchvision would add."""
+    """Build the box head. Heads from later layers of the trunk are plain PyTorch, as a torchvision user would write."""
     settings, size = config.model.roi.head, config.model.roi.pooling.size
     channels = ours.backbone.channels
     if settings.kind == "two_fc":
@@ -254,13 +255,13 @@ def _build_head(config: Config, ours: FasterRCNN) -> nn.Module:
 
 
 def _keep_size(image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-    """In place of their resize."""
+    """Replace torchvision's resize."""
     return image, target
 
 
 @torch.no_grad()
 def _freeze_alike(theirs: nn.Module, ours: FasterRCNN) -> None:
-    """Train the parameters that ours trains."""
+    """Train the same parameters as ours."""
     flags = {name: torch.full((4,), float(parameter.requires_grad)) for name, parameter in ours.named_parameters()}
     is_trained = {name: bool(flag.any()) for name, flag in in_their_names(flags).items()}
     for name, parameter in theirs.named_parameters():

@@ -1,8 +1,8 @@
 """Random weights that behave like trained ones: activations of unit size, spread scores, boxes near their anchors.
 
-With freshly drawn weights all scores are alike, so that NMS finds other numbers of boxes than in a trained network and
-the detections of two programs differ by chance. The statistics of batch norm are taken from the benchmark's own
-images, and the layers of neck, RPN and head are scaled by their output on them.
+With freshly initialised weights all scores are almost equal. NMS then keeps other numbers of boxes than in a trained
+network, and the detections of two programs differ by chance. Therefore the statistics of batch norm are computed on
+the images of the benchmark, and the layers of neck, RPN and head are scaled by their outputs on these images.
 """
 
 from typing import Any
@@ -14,27 +14,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from frcnn.model.detector import FasterRCNN
+from frcnn.ops.pixel_table import map_sizes
 from frcnn.structures import Batch
 
 OBJECTNESS, CLASS_LOGITS, DELTAS = 2.0, 2.0, 0.3
-"""Standard deviations of the last layers' outputs; those of all others are 1."""
+"""Standard deviations of the outputs of the last layers; other layers have 1."""
 BACKGROUND_ODDS = 9.0
-"""Half the regions are background with these odds or more."""
+"""Median odds of background over the regions."""
 BRANCH = 0.3
 NUM_REGIONS = 128
 
 
 @torch.no_grad()
 def calibrate(detector: FasterRCNN, batch: Batch) -> None:
-    """Change weights and statistics in place; of use afterwards is only the detector's `state_dict`.
+    """Change weights and statistics in place. Afterwards only the `state_dict` of the detector is usable.
 
     Its batch norm must not be frozen.
 
-    1. The last norm of each residual branch of a ResNet gets the weight `BRANCH`, so that neither the sums nor the
-       roundings in them grow from block to block.
-    2. One pass in training mode stores the statistics of batch norm as they are.
-    3. Neck, RPN and head, from front to back: the weights of each layer are divided by the deviation of its output.
-    4. The bias of the background class, by `BACKGROUND_ODDS`.
+    1. Set the weight of the last norm in each residual branch of a ResNet to `BRANCH`, so that neither the sums nor
+       their rounding errors grow from block to block.
+    2. Run one pass in training mode, which stores the statistics of batch norm.
+    3. In neck, RPN and head, from front to back, divide the weights of each layer by the deviation of its output.
+    4. Set the bias of the background class by `BACKGROUND_ODDS`.
     """
     for block in detector.modules():
         if isinstance(block, Bottleneck | BasicBlock):
@@ -42,7 +43,7 @@ def calibrate(detector: FasterRCNN, batch: Batch) -> None:
             nn.init.constant_(last.get_parameter("weight"), BRANCH)
     norms = [module for module in detector.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
-        norm.momentum = None  # the next pass in training mode stores its statistics as they are
+        norm.momentum = None  # the next pass stores its statistics without averaging
         norm.reset_running_stats()
     detector.train()
     for part in (detector.backbone.neck, detector.roi_head.head):
@@ -70,7 +71,7 @@ def _scale_to_one(layer: nn.Module, inputs: Any, output: Any) -> Tensor:
 
 
 def _scale(layer: nn.Module, output: Tensor, deviation: float) -> Tensor:
-    """Give a layer's output this standard deviation, and return it."""
+    """Scale a layer so that its output has this standard deviation; return the scaled output."""
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     factor = deviation / output.std().clamp(min=1e-12)
     layer.weight.mul_(factor)
@@ -80,7 +81,7 @@ def _scale(layer: nn.Module, output: Tensor, deviation: float) -> Tensor:
 
 
 def _scale_rpn(detector: FasterRCNN, features: tuple[Tensor, ...]) -> None:
-    """All levels share the layers, so the deviation is that over all of them."""
+    """Scale the layers by the deviation over all levels, which share them."""
     rpn, hidden = detector.rpn, features
     for conv in rpn.convs:
         outputs = [conv(level) for level in hidden]
@@ -102,9 +103,9 @@ def _multiply(layer: nn.Module, factor: Tensor) -> None:
 
 
 def _some_anchors(detector: FasterRCNN, features: tuple[Tensor, ...], batch: Batch) -> Tensor:
-    """(B, R, 4): anchors of all levels in equal distances, cut at the image."""
+    """(B, R, 4): evenly spaced anchors of all levels, clipped to the image."""
     height, width = batch.images.shape[2:]
-    anchors = detector.anchors([(level.shape[2], level.shape[3]) for level in features], (height, width))
+    anchors = detector.rpn.anchors(map_sizes(features), (height, width))
     chosen = anchors[:: max(1, len(anchors) // NUM_REGIONS)][:NUM_REGIONS]
     limit = chosen.new_tensor([width, height, width, height])
     return chosen.clamp(min=0).minimum(limit).expand(len(batch.images), -1, 4)

@@ -1,36 +1,36 @@
-"""The figures of a benchmark as text."""
+"""The results of benchmarks as text."""
 
 from typing import Any
 
 MIB = 2**20
 KINDS = {
     "convolutions": "convolutions",
-    "products": "products of matrices",
+    "products": "matrix products",
     "pooling": "RoI pooling",
-    "outside": "outside these three",
+    "outside": "everything else",
 }
 LEAST_GAIN = 1.1
-"""A ratio below this, or one whose quartiles reach below 1, is no gain."""
+"""A smaller ratio, or one whose lower quartile is below 1, does not count as a gain."""
 LOADING = {
-    "ratio": "to resized uint8, beside PIL",
-    "ratio_normalised": "to resized, normalised float32, beside the references",
-    "ratio_of_loader": "our loader's work beside all the references' before the network",
+    "ratio": "to resized uint8, compared with PIL",
+    "ratio_normalised": "to resized, normalised float32, compared with the references",
+    "ratio_of_loader": "the work of our loader compared with all of the references' work before the network",
 }
 
 
 def format_comparison(result: dict[str, Any]) -> str:
-    """A few lines: the input, the machine, each side, the ratio or why there is none."""
+    """Input, machine, sides, and the ratio or why there is none."""
     given, machine = result["input"], result["machine"]
     sizes = sorted({f"{height}x{width}" for height, width in given["sizes"]})
     lines = [
-        f"{result['what']}: {given['images']} images of {', '.join(sizes)} (canvas {given['canvas'][0]}x"
+        f"{result['what']}: batch of {given['images']}, images of {', '.join(sizes)} (canvas {given['canvas'][0]}x"
         f"{given['canvas'][1]}), objects {given['objects']}, {given['classes']} classes, {given['precision']}, "
         f"{given['origin']}",
         format_machine(machine, result["cpu_pressure"]),
     ]
     if result["adapted"]:
         changes = ", ".join(f"{key}={value}" for key, value in result["adapted"].items())
-        lines.append(f"ours takes over what the peer has one value of: {changes}")
+        lines.append(f"changed on our side, because the peer supports one value only: {changes}")
     for name, side in result["sides"].items():
         lines.append(format_side(name, side))
     if staged := {name: side for name, side in result["sides"].items() if "stages" in side}:
@@ -39,7 +39,7 @@ def format_comparison(result: dict[str, Any]) -> str:
 
 
 def format_stages(sides: dict[str, Any]) -> list[str]:
-    """Shares of each stage in a profiled step, forward and backward, and of all that is no dense arithmetic."""
+    """Shares of the stages in a profiled step, forward and backward, and shares of kinds of operators."""
     names = list(dict.fromkeys(stage for side in sides.values() for stage in side["stages"]))
     lines = ["share of a step, forward + backward".ljust(36) + "".join(f"{name:>18}" for name in sides)]
     for stage in names:
@@ -79,7 +79,7 @@ def format_side(name: str, side: dict[str, Any]) -> str:
 
 
 def format_verdict(result: dict[str, Any]) -> list[str]:
-    """The ratio and what was compared first, or why there is no ratio."""
+    """The ratio and the preceding check, or why there is no ratio."""
     agreement, ratio = result["agreement"], result["ratio"]
     if ratio is None:
         what = "no peer" if agreement is None else "no ratio, the sides do not compute the same"
@@ -97,7 +97,7 @@ def format_ratio(ratio: dict[str, float]) -> str:
 
 
 def gain(ratio: dict[str, float]) -> str:
-    """Says where a ratio is none."""
+    """A note on ratios that are not a gain; empty for others."""
     return ": no gain" if ratio["median"] < LEAST_GAIN or ratio["lower"] < 1 else ""
 
 
@@ -105,11 +105,11 @@ def format_agreement(figures: dict[str, Any]) -> str:
     if "losses" in figures:
         losses = " / ".join(" ".join(f"{value:.5f}" for value in side) for side in figures["losses"])
         distance = figures["gradient_distance"]
-        return f"same samples, losses {losses}, gradients apart by {distance['median']:.1e} (median)"
+        return f"same samples, losses {losses}, relative distance of gradients {distance['median']:.1e} (median)"
     counts, shares = figures["detections"], figures["shared"]
     return (
-        f"detections {counts[0]} / {counts[1]}, {min(shares):.1%} the same within {figures['pixels']} pixels and "
-        f"{figures['score']}"
+        f"detections {counts[0]} / {counts[1]}, {min(shares):.1%} equal within {figures['pixels']} pixels and a score "
+        f"of {figures['score']}"
     )
 
 
@@ -125,17 +125,18 @@ def format_point(axis: str, point: dict[str, Any]) -> str:
 
 
 def format_loading(result: dict[str, Any]) -> str:
-    """Images a second of each way to read, and the ratios or why there are none."""
+    """Images per second of each side, and the ratios or why there are none."""
     given = result["input"]
     lines = [
-        f"data: {given['images']} images, {given['data']}, sides {given['short_side']} and {given['long_side']}",
+        f"data: {given['images']} images, {given['data']}, short side {given['short_side']}, long side at most "
+        f"{given['long_side']}",
         format_machine(result["machine"], result["cpu_pressure"]),
     ]
     for name, side in result["sides"].items():
         seconds = side["seconds"]
         lower, upper = given["images"] / seconds["upper"], given["images"] / seconds["lower"]
         speed = side["images_per_second"]
-        lines.append(f"  {name:18} {speed:7.1f} images/s and core  ({lower:.1f} to {upper:.1f})")
+        lines.append(f"  {name:18} {speed:7.1f} images/s per core  ({lower:.1f} to {upper:.1f})")
     if result["no_ratio"]:
         return "\n".join([*lines, f"no ratio: {'; '.join(result['no_ratio'])}"])
     for key, text in LOADING.items():
@@ -144,7 +145,7 @@ def format_loading(result: dict[str, Any]) -> str:
 
 
 def format_evaluation(result: dict[str, Any]) -> str:
-    """The 12 numbers of both, seconds and the ratio."""
+    """The 12 numbers of both sides, seconds and the ratio."""
     given = result["input"]
     lines = [
         f"eval: {given['images']} images, {given['classes']} classes, {given['objects']} objects, "

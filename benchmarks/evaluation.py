@@ -1,4 +1,4 @@
-"""COCO evaluation beside plain pycocotools, on made-up objects and detections."""
+"""COCO evaluation compared with plain pycocotools, on generated objects and detections."""
 
 import contextlib
 import io
@@ -6,34 +6,33 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.timing import alternate, cpu_pressure, describe_machine, ratio_of, spread
+from benchmarks.timing import alternate, spread
 from frcnn.annotations import ImageDetections, ImageRecord, to_xywh
 from frcnn.evaluation.coco import METRICS, evaluate_coco
 
 HEIGHT, WIDTH = 480, 640
 OBJECTS = 7.3
-"""An image on average, as in COCO val2017."""
+"""Mean number of objects per image, as in COCO val2017."""
 CROWD_SHARE = 0.01
 FOUND_SHARE = 0.35
-"""Of the detections, those that begin from an object of their image; the others lie anywhere."""
+"""Share of the detections that are near an object of their image; the others are anywhere."""
 
 
 def compare_evaluation(*, images: int, classes: int, detections: int, rounds: int) -> dict[str, Any]:
     """Time `evaluate_coco` and pycocotools in alternation and compare their 12 numbers.
 
-    Ours begins with arrays, as detection leaves them; pycocotools with the dictionaries of its file format, in memory.
-    Both end with the 12 numbers. A first round of each, not timed, is what is compared.
+    Ours starts from arrays, as detection returns them; pycocotools starts from the dictionaries of its file format, in
+    memory. The numbers are compared in a first round that is not timed.
 
     Returns:
-        plain data: numbers of both, the largest difference, seconds, and the ratio; None where a number differs.
+        Plain data: numbers of both, the largest difference, seconds, and the ratio, which is None if a number differs.
     """
     records, found = make_up(images=images, classes=classes, detections=detections, seed=0)
     names = [f"class {number}" for number in range(1, classes + 1)]
-    dataset, results = as_coco(records, found, classes=classes)
+    dataset, results = annotation_file(records, names), result_file(records, found)
     ours = evaluate_coco(records, found, class_names=names)
     mine = [ours[name] for name in METRICS]
     theirs = run_pycocotools(dataset, results)
@@ -41,16 +40,11 @@ def compare_evaluation(*, images: int, classes: int, detections: int, rounds: in
         0.0 if one is None and two is None else float("inf") if one is None or two is None else abs(one - two)
         for one, two in zip(mine, theirs, strict=True)
     )
-    pressure = cpu_pressure()
-    seconds = alternate(
-        [
-            lambda: evaluate_coco(records, found, class_names=names),
-            lambda: run_pycocotools(dataset, results),
-        ],
-        warmup=0,
-        rounds=rounds,
-        synchronise=lambda: None,
-    )
+    steps = {
+        "ours": lambda: evaluate_coco(records, found, class_names=names),
+        "pycocotools": lambda: run_pycocotools(dataset, results),
+    }
+    timings = alternate(steps, warmup=0, rounds=rounds)
     is_same = difference == 0
     return {
         "what": "eval",
@@ -62,22 +56,17 @@ def compare_evaluation(*, images: int, classes: int, detections: int, rounds: in
         },
         "numbers": {name: [one, two] for name, one, two in zip(METRICS, mine, theirs, strict=True)},
         "difference": difference if np.isfinite(difference) else None,
-        "rounds": rounds,
-        "sides": {
-            name: {"seconds": spread(times).as_dict()}
-            for name, times in zip(("ours", "pycocotools"), seconds, strict=True)
-        },
-        "ratio": ratio_of(seconds[1], seconds[0]).as_dict() if is_same else None,
+        "sides": {name: {"seconds": spread(seconds).as_dict()} for name, seconds in timings.seconds.items()},
+        "ratio": timings.ratio("pycocotools", "ours") if is_same else None,
         "no_ratio": [] if is_same else [f"the 12 numbers differ by up to {difference:g}"],
-        "cpu_pressure": [pressure, cpu_pressure()],
-        "machine": describe_machine(torch.device("cpu")),
+        **timings.conditions,
     }
 
 
 def make_up(
     *, images: int, classes: int, detections: int, seed: int
 ) -> tuple[list[ImageRecord], list[ImageDetections]]:
-    """Images of 480 x 640 with objects of COCO's sizes, and as many detections on each; many near an object."""
+    """Generate images of 480 x 640 with objects of COCO's sizes, and equally many detections on each image."""
     random = np.random.default_rng(seed)
     records, found = [], []
     share = np.full(images, detections // images)
@@ -114,11 +103,9 @@ def _detections(random: np.random.Generator, record: ImageRecord, count: int, cl
     return ImageDetections(boxes[order], scores[order], labels[order])
 
 
-def as_coco(
-    records: Sequence[ImageRecord], found: Sequence[ImageDetections], *, classes: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The content of a COCO file and of a results file."""
-    annotations, results = [], []
+def annotation_file(records: Sequence[ImageRecord], class_names: Sequence[str]) -> dict[str, Any]:
+    """The content of a COCO annotation file, without file names."""
+    annotations = []
     for record in records:
         columns = zip(
             to_xywh(record.boxes).tolist(), record.labels.tolist(), record.areas.tolist(), record.is_crowd, strict=True
@@ -126,24 +113,29 @@ def as_coco(
         for box, label, area, is_crowd in columns:
             entry = {"image_id": record.image_id, "category_id": label, "bbox": box, "area": area}
             annotations.append({"id": len(annotations) + 1, "iscrowd": int(is_crowd), **entry})
-    for record, each in zip(records, found, strict=True):
-        for box, label, score in zip(
-            to_xywh(each.boxes).tolist(), each.labels.tolist(), each.scores.tolist(), strict=True
-        ):
-            results.append({"image_id": record.image_id, "category_id": label, "bbox": box, "score": score})
-    dataset = {
+    return {
         "info": {},
         "images": [{"id": record.image_id, "height": record.height, "width": record.width} for record in records],
-        "categories": [{"id": label, "name": f"class {label}"} for label in range(1, classes + 1)],
+        "categories": [{"id": label, "name": name} for label, name in enumerate(class_names, start=1)],
         "annotations": annotations,
     }
-    return dataset, results
+
+
+def result_file(records: Sequence[ImageRecord], found: Sequence[ImageDetections]) -> list[dict[str, Any]]:
+    """The content of a COCO results file."""
+    return [
+        {"image_id": record.image_id, "category_id": label, "bbox": box, "score": score}
+        for record, each in zip(records, found, strict=True)
+        for box, label, score in zip(
+            to_xywh(each.boxes).tolist(), each.labels.tolist(), each.scores.tolist(), strict=True
+        )
+    ]
 
 
 def run_pycocotools(dataset: dict[str, Any], results: list[dict[str, Any]]) -> list[float | None]:
-    """Its 12 numbers, as its demo computes them; None for -1.
+    """Compute pycocotools' 12 numbers as its demo does; None for -1.
 
-    It adds keys to what it is given, each time the same.
+    It adds the same keys to its arguments on each call.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()

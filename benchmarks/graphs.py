@@ -1,4 +1,4 @@
-"""What stands in the way of a compiler and of a GPU: graph breaks, and waiting for the device."""
+"""Obstacles for a compiler and a GPU: graph breaks and host syncs."""
 
 import copy
 import warnings
@@ -14,15 +14,15 @@ SYNC_WARNING = "called a synchronizing CUDA operation"
 
 
 def count_graph_breaks(side: Side, what: str) -> dict[str, Any]:
-    """Graphs and graph breaks of a side's forward pass under `torch.compile`.
+    """Count graphs and graph breaks of a side's forward pass under `torch.compile`.
 
     Args:
         what: "train" or "detect".
 
     Returns:
-        graphs, breaks, and the first reasons; `error` where the compiler gave up.
+        graphs, breaks and the first reasons; also `error` if the compiler failed.
     """
-    twin = _uncompiled_copy(side)  # explaining leaves traces in a model
+    twin = _uncompiled_copy(side)  # `explain` changes the model
     twin.set_mode(is_training=what == "train")
     torch._dynamo.reset()
     with ExitStack() as stack:
@@ -32,7 +32,7 @@ def count_graph_breaks(side: Side, what: str) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         try:
             explained = torch._dynamo.explain(twin.losses if what == "train" else twin.forward_detect)()
-        except Exception as error:  # whatever stops the compiler is the finding
+        except Exception as error:  # the compiler may fail in any way, and the failure is the result
             return {"graphs": None, "breaks": None, "reasons": [], "error": str(error).splitlines()[0]}
         finally:
             torch._dynamo.reset()
@@ -41,7 +41,7 @@ def count_graph_breaks(side: Side, what: str) -> dict[str, Any]:
 
 
 def _uncompiled_copy(side: Side) -> Side:
-    """The side with a model of its own, which is what it calls."""
+    """A copy of the side with its own eager model."""
     twin = copy.copy(side)
     twin.model = copy.deepcopy(side.model)
     if isinstance(twin, Ours):
@@ -50,10 +50,10 @@ def _uncompiled_copy(side: Side) -> Side:
 
 
 def count_host_syncs(step: Callable[[], object], device: torch.device) -> int | None:
-    """How often a step waits for the GPU; None on a CPU.
+    """Count how often a step waits for the GPU; None on a CPU.
 
-    PyTorch warns of each operation that waits for the device; those that give Python a number are among them, explicit
-    `torch.cuda.synchronize` is not.
+    PyTorch warns about each operation that waits for the device, such as `.item()`, but not about
+    `torch.cuda.synchronize`.
     """
     if device.type != "cuda":
         return None

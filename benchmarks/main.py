@@ -1,10 +1,12 @@
-"""Measure speed beside a peer: `python tools/benchmark.py train CONFIG [key=value ...]`."""
+"""Compare speed and memory with a peer: `python tools/benchmark.py train CONFIG [key=value ...]`."""
 
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.build_loading import compare_config_loading
 from benchmarks.build_sides import Sides, build_sides
@@ -17,7 +19,7 @@ from frcnn.analyze.build_scene import read_config
 from frcnn.cli.arguments import positive, size
 from frcnn.cli.run import guarded
 from frcnn.errors import ConfigError
-from frcnn.files.output import save_picture, write_json
+from frcnn.files.writing import save_picture, write_json
 from frcnn.model.speed.device import find_device, set_tf32
 
 EXAMPLES = """\
@@ -29,15 +31,14 @@ examples:
   python tools/benchmark.py data configs/coco/resnet50_fpn_1x.yaml --images 100
   python tools/benchmark.py eval --images 5000 --classes 80 --detections 500000
 
-train, detect  beside torchvision's model of the same structure with our weights; both are first checked to give the
-               same losses and gradients, or the same detections. Weights are random ones made to behave like trained
-               ones, and a config need not name data.
-data           reading and resizing images, beside PIL and beside the path of torchvision's reference scripts
-eval           COCO evaluation of made-up detections, beside pycocotools
+train, detect  compares with torchvision's model of the same architecture and weights, after a check that both give the
+               same losses and gradients, or the same detections. The weights are random but behave like trained ones.
+               The config does not have to name data.
+data           compares reading and resizing of images with Pillow and with torchvision's reference scripts
+eval           compares COCO evaluation of generated detections with pycocotools
 
 See docs/benchmarking.md.
 """
-
 
 STEPS = ("train", "detect")
 BELONGS = {
@@ -48,36 +49,36 @@ BELONGS = {
     **dict.fromkeys(("size", "batch", "objects", "warmup", "against", "device", "precision"), STEPS),
     **dict.fromkeys(("compile", "graphs", "sweep"), STEPS),
 }
-"""What is measured with an option; those that are not here go with all."""
+"""The measurements that take an option; all measurements take the other options."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python tools/benchmark.py",
-        description="Measure training, detection, data loading and evaluation beside a peer that does the same work.",
+        description="Compare training, detection, data loading and evaluation with a peer that does the same work.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("train", "detect", "data", "eval"), help="what is measured")
-    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="config file (none with eval)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
+    parser.add_argument("what", choices=("train", "detect", "data", "eval"), help="what to measure")
+    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="config file (not with eval)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     parser.add_argument("--rounds", type=positive, default=7, metavar="R", help="timed rounds (default: 7)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
-    parser.add_argument("--drawn", action="store_true", help="draw images even where those of the config are there")
-    parser.add_argument("--classes", type=positive, metavar="K", help="foreground classes (default: those of the data)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
+    parser.add_argument("--drawn", action="store_true", help="draw images even if the config's data exist")
+    parser.add_argument("--classes", type=positive, metavar="K", help="foreground classes (default: from the data)")
     step = parser.add_argument_group("train and detect")
     step.add_argument("--size", type=size, metavar="HxW", help="resize images to this (default: as in evaluation)")
-    step.add_argument("--batch", type=positive, default=1, metavar="N", help="images at a time (default: 1)")
-    step.add_argument("--objects", type=positive, metavar="G", help="made-up objects an image (default: its own)")
+    step.add_argument("--batch", type=positive, default=1, metavar="N", help="batch size (default: 1)")
+    step.add_argument("--objects", type=positive, metavar="G", help="generated objects per image (default: its own)")
     step.add_argument("--warmup", type=positive, default=2, metavar="W", help="untimed rounds first (default: 2)")
     step.add_argument("--against", choices=("torchvision", "none"), default="torchvision")
     step.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    step.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="autocast of both sides")
+    step.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="precision of both sides")
     step.add_argument("--compile", action="store_true", help="compile our side")
     step.add_argument("--graphs", action="store_true", help="count graph breaks under torch.compile")
-    step.add_argument("--sweep", choices=tuple(VALUES), help="measure over several values of one thing")
+    step.add_argument("--sweep", choices=tuple(VALUES), help="measure several values of one setting")
     step.add_argument("--values", type=values, metavar="A,B,...", help="the values of --sweep")
-    step.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the sweep (JPEG or PNG by its name)")
+    step.add_argument("--plot", type=Path, metavar="FILE", help="plot the sweep to a .png or .jpg file")
     other = parser.add_argument_group("data and eval")
     other.add_argument("--images", type=positive, metavar="N", help="images (default: 64 for data, 5000 for eval)")
     other.add_argument("--detections", type=positive, default=500_000, metavar="D", help="eval (default: 500000)")
@@ -88,28 +89,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_intermixed_args(argv)
     if options.config is not None and "=" in str(options.config):
-        parser.error(f"CONFIG comes before {options.config}")
+        parser.error(f"{options.config} is not a config file; write CONFIG before key=value")
     if options.what == "eval" and options.config is not None:
-        parser.error("eval is measured on made-up data; it takes no CONFIG")
+        parser.error("eval runs on generated data and takes no CONFIG")
     if options.what != "eval" and options.config is None:
-        parser.error(f"which CONFIG is to be measured? python tools/benchmark.py {options.what} CONFIG")
+        parser.error(f"CONFIG is missing: python tools/benchmark.py {options.what} CONFIG")
     if options.plot and not options.sweep or options.values and not options.sweep:
-        parser.error("--plot and --values belong to --sweep")
+        parser.error("--plot and --values require --sweep")
     check_options(parser, options)
     if options.plot and options.plot.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        parser.error(f"--plot {options.plot}: name a .png or .jpg file")
+        parser.error(f"--plot {options.plot}: not a .png or .jpg file")
     return guarded(lambda: run(options))
 
 
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse options that would have no effect."""
+    """Reject options that would have no effect."""
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     for name, kinds in BELONGS.items():
         if name in given and options.what not in kinds:
-            parser.error(f"--{name} goes with {' and '.join(kinds)}")
+            parser.error(f"--{name} is an option of {' and '.join(kinds)}, not of {options.what}")
     for name in ("compile", "graphs", options.sweep) if options.sweep else ():
         if name in given:
-            parser.error(f"--{name} does not go with --sweep {options.sweep}")
+            parser.error(f"--{name} cannot be combined with --sweep {options.sweep}")
 
 
 def values(text: str) -> list[int]:
@@ -117,7 +118,7 @@ def values(text: str) -> list[int]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print, and write what is asked for."""
+    """Measure, print the results, and write the requested files."""
     if options.what == "eval":
         result, text = measure_evaluation(options)
     elif options.what == "data":
@@ -158,7 +159,7 @@ def measure_sweep(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     )
     if options.plot:
         save_picture(options.plot, draw_sweep(result, title=f"{options.what}, {options.config.stem}"))
-    return result, f"the picture is {options.plot}" if options.plot else ""
+    return result, f"written to {options.plot}" if options.plot else ""
 
 
 def measure_loading(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -185,11 +186,13 @@ def measure_evaluation(options: argparse.Namespace) -> tuple[dict[str, Any], str
 
 
 def builder(options: argparse.Namespace) -> Callable[..., Sides]:
-    """What makes both sides, with the settings of the command line or, of one thing, another."""
+    """A function that builds both sides from the command line; its arguments replace settings."""
     config, names_data = read_config(options.config, options.overrides)
     device = find_device(options.device, setting="--device")
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device: {device.type} cannot be measured; use cpu or cuda")
+        raise ConfigError(f"--device: {device.type} is not supported by the benchmark; use cpu or cuda")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # the timer waits for the current device
     set_tf32(config.train.tf32)  # for both sides
     settings = {name: getattr(options, name) for name in ("size", "batch", "objects", "classes")}
 

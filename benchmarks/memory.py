@@ -12,12 +12,12 @@ MEMORY_EVENT = "[memory]"
 
 
 def measure_memory(side: Side, step: Callable[[], object]) -> dict[str, Any]:
-    """Bytes held before a step, the most held above that inside it, and their sum.
+    """Measure the bytes held before a step, the peak above that during the step, and their sum.
 
-    Held before: parameters, buffers and the optimiser's state; gradients are none, and images and ground truth, which
-    are the same for all sides, do not count. On a CPU the peak is that of all bytes PyTorch's allocator has handed out
-    and not taken back, from PyTorch's profiler; what a library takes for itself inside an operator is not seen. On a
-    GPU it is that of PyTorch's caching allocator, in blocks that tensors asked for.
+    Parameters, buffers and optimiser state are held. Images and ground truth are the same on all sides and do not
+    count. On a CPU the peak counts the bytes that PyTorch's allocator has handed out, according to PyTorch's profiler;
+    memory that a library allocates inside an operator is not included. On a GPU it is the peak of PyTorch's caching
+    allocator.
     """
     held = bytes_held(side)
     if side.device.type == "cuda":
@@ -33,7 +33,7 @@ def measure_memory(side: Side, step: Callable[[], object]) -> dict[str, Any]:
 
 
 def bytes_held(side: Side) -> int:
-    """Of parameters, buffers and the optimiser's state, shared storages once."""
+    """Bytes of parameters, buffers and optimiser state. Shared storages count once."""
     states = [] if side.optimizer is None else side.optimizer.state.values()
     state = [value for values in states for value in values.values() if torch.is_tensor(value)]
     storages = [tensor.untyped_storage() for tensor in (*side.model.parameters(), *side.model.buffers(), *state)]
@@ -41,7 +41,7 @@ def bytes_held(side: Side) -> int:
 
 
 def cpu_peak(step: Callable[[], object]) -> int:
-    """The most bytes that were alive at one time of those allocated inside `step`."""
+    """The largest number of bytes allocated during `step` that are alive at the same time."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, by stage and by kind of operator, from one profiled step."""
+"""The time of a step by stage and by kind of operator, from one profiled step."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from benchmarks.sides import Side
 from benchmarks.stages import PREFIX, labelled
 from frcnn.analyze.stages import STAGES
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler reports its own start and stop otherwise
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise PyTorch's profiler logs its start and stop
 
 CONVOLUTION = re.compile(r"aten::.*conv(olution|_|\d)")
 PRODUCT = re.compile(r"aten::(addmm|mm|bmm|baddbmm|addbmm|linear|matmul|mv|addmv|mkldnn_linear\w*|_scaled_mm)$")
@@ -25,15 +25,15 @@ STEP = "benchmarked step"
 
 
 def profile_step(side: Side, step: Callable[[], object]) -> dict[str, Any]:
-    """Seconds of each stage, forward and backward, and the share outside dense arithmetic.
+    """Profile a step: seconds of each stage, forward and backward, and shares of kinds of operators.
 
-    An operator of the backward pass belongs to the stage of the forward operator that it is the gradient of. On a GPU
-    the seconds are those of its kernels, and what is left of the step is idle; on a CPU they are those of the operators
-    and of Python between them. The profiler costs time itself, so only shares are meant to be read.
+    An operator of the backward pass belongs to the stage of the forward operator whose gradient it computes. On a GPU
+    the seconds are the time of kernels, and the rest of the step is idle. On a CPU they are the time of operators and
+    of the Python code between them. The profiler itself takes time, so only shares are meaningful.
 
     Returns:
         stages: {name: {"forward", "backward"}} in seconds, `profiled_seconds` of the whole step, and shares of it:
-        convolutions, products (of matrices), pooling (the stage, whatever its operators), outside (all else).
+        convolutions, products (matrix products), pooling (all operators of that stage), outside (everything else).
     """
     is_cuda = side.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * is_cuda
@@ -45,8 +45,8 @@ def profile_step(side: Side, step: Callable[[], object]) -> dict[str, Any]:
 
 
 def read_events(events: Iterable[FunctionEvent], *, is_cuda: bool) -> dict[str, Any]:
-    """`profile_step` from the profiler's events."""
-    # A range of `record_function` comes again as one of the GPU, from its first kernel to its last.
+    """Compute the result of `profile_step` from the profiler's events."""
+    # A range of `record_function` has a second event on the GPU, from its first kernel to its last.
     events = [event for event in events if not event.is_async and event.device_type == DeviceType.CPU]
     whole = next(event for event in events if event.name == STEP)
     stage_of_sequence = _stages_by_sequence(events)
@@ -80,17 +80,17 @@ def read_events(events: Iterable[FunctionEvent], *, is_cuda: bool) -> dict[str, 
 
 
 def _kernel_time(event: FunctionEvent) -> float:
-    """Microseconds of the kernels that an operator started itself.
+    """Microseconds of the kernels that an operator itself launched.
 
-    A range's own span on the GPU may stand among its kernels, under its own name.
+    The kernels of a range may include its own span on the GPU, which has the name of the range.
     """
     return sum(kernel.duration for kernel in event.kernels if kernel.name != event.name)
 
 
 def _stages_by_sequence(events: Iterable[FunctionEvent]) -> dict[int, str]:
-    """The stage of the forward operator that made each node of the autograd graph.
+    """Map the sequence number of each autograd node to the stage of the forward operator that created it.
 
-    An operator carries the number that the next node will get, and the last to start with that number makes the node.
+    An operator records the number of the next node, and the last operator to start with that number creates the node.
     """
     latest: dict[int, FunctionEvent] = {}
     for event in events:
@@ -103,7 +103,7 @@ def _stages_by_sequence(events: Iterable[FunctionEvent]) -> dict[int, str]:
 
 
 def _ancestor(event: FunctionEvent, name: str) -> FunctionEvent | None:
-    """The event itself or the nearest around it whose name begins so."""
+    """The event itself or its nearest ancestor whose name starts with `name`."""
     current: FunctionEvent | None = event
     while current is not None and not current.name.startswith(name):
         current = current.cpu_parent

@@ -1,27 +1,24 @@
 """The settings under which the sides run.
 
-On a GPU the peer is given those under which it runs best there. On a CPU it runs as it is shipped: nothing is tried.
-Ours is laid out as `train` and `predict` do it, and compiled where that is asked for.
+On a GPU the peer gets the settings under which it runs best. On a CPU it runs as shipped. Our side is placed as `train`
+and `predict` place it, and compiled on request.
 """
-
-import statistics
-import time
 
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from benchmarks.sides import Ours, Side
-from benchmarks.timing import synchroniser
 from frcnn.model.speed.compiled import Compile, CompiledDetector, compiled_detector
 
 TRIES = 5
 
 
 def settle_peer(side: Side, what: str) -> None:
-    """On a GPU: channels-last, and a compiled backbone where that works and is faster. On a CPU nothing.
+    """Choose the peer's settings on a GPU: channels-last, and a compiled backbone if that works and is faster.
 
-    What was chosen goes into the side's notes. The backbone is what PyTorch compiles as one graph; between it and the
-    end, the peers' shapes depend on the data.
+    The choice is recorded in the side's notes. Only the backbone is compiled, because the shapes after it depend on
+    the data and break the graph.
     """
     if side.device.type != "cuda":
         return
@@ -32,7 +29,7 @@ def settle_peer(side: Side, what: str) -> None:
     try:
         backbone.compile()
         compiled = _seconds(side, what)
-    except Exception as error:  # whatever the compiler cannot do: the peer runs without it
+    except Exception as error:  # the compiler may fail in any way: the peer then runs eagerly
         _forget_compiled(backbone)
         side.notes.append(f"eager: its backbone does not compile ({str(error).splitlines()[0]})")
         return
@@ -56,21 +53,15 @@ def compile_ours(ours: Ours) -> None:
 
 
 def is_compiled(side: Side) -> bool:
-    """Whether a part of it runs as a compiled graph: names put around its parts would have it compiled anew."""
+    """Whether a part of the side runs as a compiled graph. Labels around its parts would cause a recompilation."""
     is_whole = isinstance(side, Ours) and side.compiled is not None
     return is_whole or any(module._compiled_call_impl is not None for module in side.model.modules())
 
 
 def _seconds(side: Side, what: str) -> float:
-    """Median of a few steps after two that warm up."""
-    step, synchronise = side.step(what), synchroniser(side.device)
-    times = []
-    for _ in range(TRIES + 2):
-        start = time.perf_counter()
-        step()
-        synchronise()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+    """Mean of a few steps after a warm-up."""
+    step = side.step(what)
+    return Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads()).timeit(TRIES).median
 
 
 def _forget_compiled(module: nn.Module) -> None:

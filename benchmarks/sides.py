@@ -1,4 +1,4 @@
-"""The two sides of a benchmark: the same work under one interface."""
+"""The two sides of a benchmark, with one interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from benchmarks.build_torchvision import train_mode
 from frcnn.analyze.scene import Scene
-from frcnn.inference.detect_dataset import Precision, autocast
 from frcnn.model.detector import FasterRCNN
+from frcnn.model.speed.autocast import Precision, autocast
 from frcnn.model.speed.compiled import CompiledDetector
-from frcnn.structures import Losses
+from frcnn.structures import Losses, total_loss
 
 Found = tuple[Tensor, Tensor, Tensor]
 """Boxes (n, 4), scores (n,) and labels (n,) of one image."""
 
 
 class Side(ABC):
-    """A detector with its optimiser, and what is measured of it."""
+    """A detector with its optimiser, and the steps that are measured."""
 
     name: str
     model: nn.Module
     optimizer: torch.optim.Optimizer | None
-    """None on a side that only detects."""
+    """None if the side only detects."""
     notes: list[str]
-    """How it is run, where there was a choice."""
+    """Choices made for this side."""
 
     def __init__(
         self,
@@ -45,25 +45,25 @@ class Side(ABC):
 
     @abstractmethod
     def set_mode(self, *, is_training: bool) -> None:
-        """Training mode or evaluation mode."""
+        """Set training mode or evaluation mode."""
 
     @abstractmethod
     def losses(self) -> Losses:
-        """Forward pass of training."""
+        """Run the forward pass of training."""
 
     @abstractmethod
     def forward_detect(self) -> Any:
-        """Detection from pixels on the device to boxes on the device, in whatever form."""
+        """Detect, from pixels on the device to boxes on the device, in the form of the side."""
 
     @abstractmethod
     def found(self, result: Any) -> list[Found]:
-        """What `forward_detect` gave, image by image."""
+        """Convert the result of `forward_detect`, image by image."""
 
     def train_step(self) -> None:
-        """Forward, backward, optimiser."""
+        """Run the forward pass, the backward pass and the optimiser step."""
         with autocast(self.device, self.precision):
             losses = self.losses()
-        losses.total.backward()
+        total_loss(losses).backward()
         self.update()
 
     def update(self) -> None:
@@ -77,7 +77,7 @@ class Side(ABC):
             return self.forward_detect()
 
     def step(self, what: str) -> Callable[[], object]:
-        """What is timed, with the model in its mode."""
+        """Set the mode of the model and return the step to time."""
         self.set_mode(is_training=what == "train")
         return self.train_step if what == "train" else self.detect_step
 
@@ -86,7 +86,7 @@ class Ours(Side):
     name = "ours"
     model: FasterRCNN
     compiled: CompiledDetector | None = None
-    """What is called in place of the model, where it is to be compiled."""
+    """Called instead of the model if set."""
 
     @property
     def called(self) -> FasterRCNN | CompiledDetector:
@@ -118,9 +118,12 @@ class Torchvision(Side):
 
     def losses(self) -> Losses:
         losses = self.model(self.scene.images, self.scene.targets)
-        return Losses(
-            losses["loss_objectness"], losses["loss_rpn_box_reg"], losses["loss_classifier"], losses["loss_box_reg"]
-        )
+        return {
+            "rpn_class": losses["loss_objectness"],
+            "rpn_box": losses["loss_rpn_box_reg"],
+            "roi_class": losses["loss_classifier"],
+            "roi_box": losses["loss_box_reg"],
+        }
 
     def forward_detect(self) -> Any:
         return self.model(self.scene.images)
@@ -132,7 +135,7 @@ class Torchvision(Side):
 def reference_optimizer(
     parameters: Sequence[nn.Parameter], *, kind: str, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimiser as torchvision's reference scripts make it: one group of all that is trained."""
+    """The optimiser of torchvision's reference scripts: one group with all trained parameters."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if kind == "sgd":
         return torch.optim.SGD(trained, lr=lr, momentum=momentum, weight_decay=weight_decay)

@@ -1,4 +1,4 @@
-"""Stage labels for profiles of both sides."""
+"""Labels of the stages in profiles of both sides."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ PREFIX = "stage: "
 
 @contextmanager
 def labelled(side: Side) -> Iterator[None]:
-    """Label the calls of each stage in profiles. Where stages are nested, the inner label counts."""
+    """Label the calls of each stage in profiles. Operators belong to the innermost label."""
     points = our_points(side.model) if isinstance(side, Ours) else _torchvision_points(side.model)
     with wrapped([*points, (side, "update", "optimiser")], lambda stage: record_function(PREFIX + stage)):
         yield

@@ -1,4 +1,4 @@
-"""How the cost of a step grows with one thing: image size, batch, ground truth or classes."""
+"""How the cost of a step grows with image size, batch size, ground truth or classes."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ VALUES: dict[str, tuple[int, ...]] = {
     "objects": (1, 8, 32, 128, 512),
     "classes": (1, 20, 90, 365, 1200),
 }
-"""What is tried where the user names no values. A size is the short side of an image of 3 to 4."""
+"""Default values. A size is the shorter side of an image with the aspect ratio 3:4."""
 
 
 def sweep(
@@ -26,16 +26,16 @@ def sweep(
     warmup: int,
     on_point: Callable[[dict[str, Any]], None] = lambda point: None,
 ) -> dict[str, Any]:
-    """One comparison for each value.
+    """Run one comparison for each value.
 
     Args:
-        build: both sides, from the setting that the axis changes: size=(height, width), batch=, objects= or classes=.
+        build: builds both sides; takes the setting of the axis: size=(height, width), batch=, objects= or classes=.
         what: "train" or "detect".
-        axis: one of `VALUES`.
-        on_point: given each comparison as it is done.
+        axis: a key of `VALUES`.
+        on_point: called with each comparison when it is done.
 
     Returns:
-        plain data: axis, and points of `compare` with their value.
+        Plain data: what, axis, and points, the results of `compare` with their value.
     """
     points = []
     for value in values:

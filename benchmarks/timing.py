@@ -1,19 +1,20 @@
 """Timing in alternation, as medians and quartiles."""
 
 import os
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torchvision
+from torch.utils.benchmark import timer
 
 PRESSURE = Path("/proc/pressure/cpu")
 
 
 class Spread(NamedTuple):
-    """A median with the quartiles around it."""
+    """A median and the quartiles around it."""
 
     median: float
     lower: float
@@ -23,54 +24,59 @@ class Spread(NamedTuple):
         return {name: float(f"{value:.6g}") for name, value in self._asdict().items()}
 
 
+class Timings(NamedTuple):
+    """Seconds of each side in each round, and the conditions under which they were measured."""
+
+    seconds: dict[str, list[float]]
+    conditions: dict[str, Any]
+    """rounds, cpu_pressure (before and after) and machine."""
+
+    def ratio(self, peer: str, ours: str) -> dict[str, float]:
+        """How many times as fast `ours` is: median and quartiles of the ratio in each round."""
+        pairs = zip(self.seconds[peer], self.seconds[ours], strict=True)
+        return spread([theirs / mine for theirs, mine in pairs]).as_dict()
+
+
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles; of a single value all three are that value.
+    """Median and quartiles of at least one value.
 
     >>> spread([4.0, 1.0, 2.0, 3.0])
     Spread(median=2.5, lower=1.75, upper=3.25)
     """
-    if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return Spread(median, lower, upper)
 
 
 def alternate(
-    steps: Sequence[Callable[[], object]], *, warmup: int, rounds: int, synchronise: Callable[[], None]
-) -> list[list[float]]:
-    """Seconds of every step in every round.
+    steps: Mapping[str, Callable[[], object]], *, warmup: int, rounds: int, device: torch.device | None = None
+) -> Timings:
+    """Time each step once in every round, after `warmup` calls of each.
 
-    All steps are warmed up; then in each round each is run once, in an order that turns round with every round, so
-    that what slows the machine down for a while meets all of them.
+    The order is reversed after every round, so that a temporary slowdown of the machine affects all steps. The timer
+    waits for the work of the current GPU.
+
+    Args:
+        steps: name of a side -> what is timed.
+        device: on which the steps run; None is the CPU. It is recorded only.
     """
     for _ in range(warmup):
-        for step in steps:
+        for step in steps.values():
             step()
-    synchronise()
-    seconds: list[list[float]] = [[] for _ in steps]
-    order = list(range(len(steps)))
+    pressure = cpu_pressure()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    order = list(steps)
     for _ in range(rounds):
-        for position in order:
-            start = time.perf_counter()
-            steps[position]()
-            synchronise()
-            seconds[position].append(time.perf_counter() - start)
+        for name in order:
+            start = timer()
+            steps[name]()
+            seconds[name].append(timer() - start)
         order.reverse()
-    return seconds
-
-
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """Waits for the work that was given to a GPU; nothing on a CPU."""
-    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
-
-
-def ratio_of(peer: Sequence[float], ours: Sequence[float]) -> Spread:
-    """How many times as fast ours is, from round to round."""
-    return spread([theirs / mine for theirs, mine in zip(peer, ours, strict=True)])
+    machine = describe_machine(device or torch.device("cpu"))
+    return Timings(seconds, {"rounds": rounds, "cpu_pressure": [pressure, cpu_pressure()], "machine": machine})
 
 
 def cpu_pressure() -> float | None:
-    """Percent of the last ten seconds in which some process waited for a CPU; None where the system does not say."""
+    """Percentage of the last ten seconds in which some process waited for a CPU; None if the system does not tell."""
     try:
         first = PRESSURE.read_text(encoding="ascii").split("\n")[0]
     except OSError:
@@ -79,9 +85,7 @@ def cpu_pressure() -> float | None:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
-    import torchvision
-
+    """Hardware and versions."""
     return {
         "cpu": _cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -97,5 +101,4 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

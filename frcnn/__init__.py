@@ -1,22 +1,48 @@
-"""Faster R-CNN as a fixed-shape program.
+"""Faster R-CNN with tensors of fixed shape.
 
-import frcnn
-predictions = frcnn.load("runs/demo").predict(["street.jpg"])
+>>> import frcnn
+>>> result = frcnn.train("configs/demo.yaml", out="runs/demo")  # doctest: +SKIP
+>>> frcnn.evaluate("runs/demo").report["coco"]["AP"]  # doctest: +SKIP
+>>> predictions = frcnn.load("runs/demo").predict(["street.jpg"])  # doctest: +SKIP
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from frcnn.inference.predictor import load
+    from frcnn.inference.detect_dataset import Evaluation
+    from frcnn.inference.predictor import Prediction, Predictor, load
+    from frcnn.runs.evaluate import evaluate
+    from frcnn.runs.train import TrainingResult, train
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = [
+    "Evaluation",
+    "Prediction",
+    "Predictor",
+    "TrainingResult",
+    "__version__",
+    "evaluate",
+    "load",
+    "train",
+]
+_MODULES = {
+    "Evaluation": "frcnn.inference.detect_dataset",
+    "Prediction": "frcnn.inference.predictor",
+    "Predictor": "frcnn.inference.predictor",
+    "TrainingResult": "frcnn.runs.train",
+    "evaluate": "frcnn.runs.evaluate",
+    "load": "frcnn.inference.predictor",
+    "train": "frcnn.runs.train",
+}
+"""The module of each name. It is imported on first use, so that `import frcnn` does not import torch."""
 
 
 def __getattr__(name: str) -> Any:
-    """`load` comes from frcnn.inference, imported on first use so that `import frcnn` need not wait for torch."""
-    if name == "load":
-        from frcnn.inference.predictor import load
-
-        return load
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'frcnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

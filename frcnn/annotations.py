@@ -1,7 +1,7 @@
-"""What is known of one image, apart from its pixels: its annotation, and what a detector found in it.
+"""Annotations and detections of one image.
 
-Both are in pixels of the original image, xyxy with continuous edges, as numpy arrays, and are what data sets give
-and evaluation takes. The padded tensors of `structures` are made from them.
+Datasets return these types and evaluation takes them. They hold NumPy arrays; boxes are in pixels of the original
+image, in xyxy format with continuous edges. The padded tensors of `structures` are made from them.
 """
 
 from pathlib import Path
@@ -14,9 +14,9 @@ class ImageRecord(NamedTuple):
     """The annotation of one image with n objects and ignore regions."""
 
     image_id: int | str
-    """As the data set names it: the id of a COCO file, the name without suffix in VOC."""
+    """Identifier in the dataset: the id in a COCO file, the file name without suffix in VOC."""
     path: Path | None
-    """None where the image is drawn on the fly."""
+    """None if the image is drawn on the fly."""
     height: int
     width: int
     boxes: np.ndarray
@@ -24,17 +24,17 @@ class ImageRecord(NamedTuple):
     labels: np.ndarray
     """(n,) int64 in 1..K."""
     areas: np.ndarray
-    """(n,) float64 square pixels, as annotated (COCO: of the mask), else width * height."""
+    """(n,) float64 square pixels: the annotated area (in COCO, the area of the mask), otherwise width * height."""
     is_crowd: np.ndarray
     """(n,) bool, COCO's iscrowd."""
     is_difficult: np.ndarray
-    """(n,) bool, VOC's difficult; ignored by every metric."""
+    """(n,) bool, VOC's difficult. Every metric ignores these objects."""
     is_ignored: np.ndarray
-    """(n,) bool, ignore regions of training: crowds, and difficult objects where the config says so."""
+    """(n,) bool, ignore regions in training: crowds, and difficult objects if the config says so."""
 
 
 class ImageDetections(NamedTuple):
-    """What was found in one image, best first."""
+    """The detections of one image, sorted by descending score."""
 
     boxes: np.ndarray
     """(n, 4) float32."""
@@ -45,6 +45,6 @@ class ImageDetections(NamedTuple):
 
 
 def to_xywh(boxes: np.ndarray) -> np.ndarray:
-    """COCO's boxes, x, y, width, height, of xyxy boxes (n, 4); in double precision, so that nothing is rounded."""
+    """Convert xyxy boxes (n, 4) to COCO's x, y, width, height (n, 4) float64. Double precision avoids rounding."""
     exact = boxes.astype(np.float64).reshape(-1, 4)
     return np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)

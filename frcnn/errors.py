@@ -1,26 +1,29 @@
-"""Errors a user can mend.
+"""Errors that a user can fix.
 
-Raise one of these where the cause lies in a config, a data set, a checkpoint or an argument. The message names the
-file and the object and says what to do; the command-line programs print it alone, without a traceback, and exit
-with status 2. Anything else that is raised is a defect of the program.
+Raise one of these errors if the cause is in a config, a dataset, a checkpoint or an argument. The message names the
+file and the object, and says what to do. The commands print the message without a traceback and exit with status 2.
+Any other exception is a bug in the program.
 """
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used; the message says what and how to mend it."""
+    """The user's input cannot be used. The message says what is wrong and how to fix it."""
 
 
 class ConfigError(UserError):
-    """A config file, key or value that cannot be used."""
+    """A config file, key or value cannot be used."""
 
 
 class DataError(UserError):
-    """An image, an annotation or a data set that cannot be used."""
+    """An image, an annotation or a dataset cannot be used."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint or weight file that cannot be used."""
+    """A checkpoint or weight file cannot be used."""
 
 
 class TrainingError(Exception):
-    """Training cannot go on: a loss that is no number, a full disk. One message, no traceback, exit status 1."""
+    """Training cannot continue, for example because a loss is not finite or the disk is full.
+
+    The commands print the message without a traceback and exit with status 1.
+    """

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# One thread: a process of its own keeps each core busy (pytest-xdist). Read by PyTorch when it is imported, here and in
+# the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings

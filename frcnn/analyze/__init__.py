@@ -1,1 +1,1 @@
-"""What a detector costs before it is run: parameters, arithmetic and memory of each part."""
+"""Parameters, arithmetic and memory of each part of a detector, counted without running it."""

@@ -1,4 +1,4 @@
-"""From a config to the figures of its detector."""
+"""Analyse the detector of a config."""
 
 from collections import defaultdict
 from typing import Any
@@ -17,22 +17,26 @@ from frcnn.config import Config
 from frcnn.model.build_detector import build_from_config
 from frcnn.model.detector import FasterRCNN
 from frcnn.model.speed.placement import place_for_training
-from frcnn.structures import Batch
+from frcnn.structures import Batch, total_loss
 
 
 def analyze(
     config: Config, *, num_classes: int, size: tuple[int, int] | None, batch: int, objects: int = 8
 ) -> dict[str, Any]:
-    """Parameters, operations and saved bytes of each part, in training and in detection.
+    """Count parameters, operations and saved bytes of each part, in training and in detection.
 
-    All tensors have a shape but no content, so it takes seconds, and memory for the weights alone.
-    Training is that of a CPU, where frozen batch norm is folded and the RPN is trained at its samples only.
+    The step runs on fake tensors, which have a shape but no data. It takes seconds and memory for the weights alone.
+    It is the training step of a CPU, where frozen batch norm is folded and the RPN is trained at its samples only.
 
     Args:
         num_classes: K.
-        size: (height, width) of the images; None follows the sides of evaluation in the config.
-        batch: images.
-        objects: of an image; they change next to nothing.
+        size: (height, width) of the images; None takes the size used in evaluation.
+        batch: number of images.
+        objects: number of objects per image, which has almost no effect.
+
+    Returns:
+        Plain data: `input`; `parts`, which maps names to trainable, frozen, train_forward, train_backward,
+        saved_bytes and detect_forward; and `total`, their sums.
     """
     settings = scene_settings(config, num_classes=num_classes, size=size, batch=batch, objects=objects)
     given = draw_scene(settings).batch
@@ -40,7 +44,7 @@ def analyze(
     points, parameters = part_points(detector), _parameters(detector)
     place_for_training(detector, torch.device("cpu"), channels_last=config.train.channels_last)
     mode = FakeTensorMode()
-    _take_content_out(detector, mode)
+    _make_fake(detector, mode)
     fake = tree_map_only(torch.Tensor, mode.from_tensor, given)
     with mode:
         train = _count(detector, fake, points, is_training=True)
@@ -70,8 +74,8 @@ def analyze(
     }
 
 
-def _take_content_out(detector: nn.Module, mode: FakeTensorMode) -> None:
-    """Put tensors of the same shape but no content in the places of parameters and buffers."""
+def _make_fake(detector: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace parameters and buffers by fake tensors of the same shape."""
     for module in detector.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -87,7 +91,7 @@ def _count(detector: FasterRCNN, batch: Batch, points: list, *, is_training: boo
     detector.train(is_training)
     with wrapped(points, counter.inside), counter.counting():
         if is_training:
-            detector.forward_train(batch).total.backward()
+            total_loss(detector.forward_train(batch)).backward()
         else:
             with torch.no_grad():
                 detector.forward_detect(batch.images, batch.image_sizes)
@@ -104,7 +108,7 @@ def _parameters(detector: FasterRCNN) -> dict[str, dict[str, int]]:
 
 
 def _order(points: list) -> list[str]:
-    """Parts in the order of a step, the backbone's own first."""
+    """Parts in the order of a step, with the parts of the backbone after the backbone itself."""
     stages = list(dict.fromkeys(stage for _, _, stage in points))
     backbone = [stage for stage in stages if stage.startswith("backbone, ")]
     rest = [stage for stage in stages if stage not in backbone]

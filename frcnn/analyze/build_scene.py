@@ -1,4 +1,4 @@
-"""From a config to a scene: its data, classes and sizes."""
+"""Data, classes and sizes of a scene, from a config."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,15 @@ from frcnn.data.dataset import DetectionDataset
 from frcnn.errors import ConfigError, DataError
 
 FILLED_IN = ("data.train.format=shapes", "data.val.format=shapes", "train.epochs=1")
-"""What makes a whole config of a base that leaves data and length to others."""
+"""Overrides that complete a base config, which names neither data nor the length of training."""
 DEFAULT_CLASSES = 90
-"""Where neither the config nor its data says: as many as torchvision's detectors have."""
+"""If neither the config nor its data tell: the number of classes of torchvision's detectors."""
 
 
 def read_config(path: Path, overrides: Sequence[str]) -> tuple[Config, bool]:
-    """A config, and whether it names data: without any, as in configs/base, the data are drawn shapes.
+    """Read a config and return it with a flag that tells whether it names data.
+
+    Data of a config that names none, such as those in configs/base, are drawn shapes.
 
     Raises:
         ConfigError: as `load_config`.
@@ -34,7 +36,7 @@ def read_config(path: Path, overrides: Sequence[str]) -> tuple[Config, bool]:
 def scene_settings(
     config: Config, *, num_classes: int, size: tuple[int, int] | None, batch: int, objects: int | None
 ) -> SceneSettings:
-    """Scenes as a config's networks read them; without a `size`, as large as its images are in evaluation."""
+    """Settings of a scene for the detector of a config; without `size`, images have their size in evaluation."""
     short_side, long_side = config.data.test_sides
     return SceneSettings(
         size=size,
@@ -48,14 +50,14 @@ def scene_settings(
 
 
 def count_classes(config: Config, dataset: DetectionDataset | None) -> int:
-    """K by the data set or data.classes; where there is neither, that of torchvision's detectors."""
+    """K from the dataset or from data.classes; otherwise `DEFAULT_CLASSES`."""
     if dataset is not None:
         return len(dataset.class_names)
     return len(config.data.classes or ()) or DEFAULT_CLASSES
 
 
 def read_data(config: Config) -> tuple[DetectionDataset | None, str]:
-    """The validation set, or None with the reason where it cannot be read."""
+    """The validation set, or None and the reason if it cannot be read."""
     try:
         return build_dataset(config.data, "val"), ""
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Arithmetic and saved bytes of a step, counted operator by operator on tensors without content."""
+"""Count arithmetic and saved bytes of a step, operator by operator."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,14 +14,16 @@ OTHER = "other"
 
 
 class PartCounter(TorchDispatchMode):
-    """Counts, for each part, the operations of the forward and of the backward pass and the bytes kept between both.
+    """Count the operations of both passes, and the bytes saved between them, for each part.
 
-    A multiplication and an addition are two operations. What is counted are convolutions and products of matrices by
-    PyTorch's formulas, and RoI pooling as the weighted sum that it is; all else is small beside them. An operator
-    of the backward pass belongs to the part of the forward operator it is the gradient of.
+    A multiplication and an addition are two operations. Convolutions and matrix products are counted by PyTorch's
+    formulas, and RoI pooling as a weighted sum; other operators are negligible. An operator of the backward pass
+    belongs to the part of the forward operator whose gradient it computes.
 
-    Bytes kept for the backward pass belong to the part that keeps them first; each storage counts once, and those of
-    `uncounted` do not count.
+    Bytes saved for the backward pass belong to the part that saves them first. Each storage counts once.
+
+    Args:
+        uncounted: tensors whose storages do not count as saved.
     """
 
     def __init__(self, *, uncounted: list[Tensor]) -> None:
@@ -45,7 +47,7 @@ class PartCounter(TorchDispatchMode):
 
     @contextmanager
     def inside(self, part: str) -> Iterator[None]:
-        """What happens inside belongs to `part`; of nested parts the inner counts."""
+        """Assign operations to `part`. Nested parts take precedence."""
         outer, first = self.part, _next_node()
         self.part = part
         try:
@@ -56,26 +58,26 @@ class PartCounter(TorchDispatchMode):
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Everything inside is counted."""
+        """Count everything inside."""
         with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor), self:
             yield
 
     def _part_of(self, node: Any) -> str:
-        """The innermost part in which a node was made: inner ones end, and are listed, before outer ones."""
+        """The innermost part that created a node. Inner parts end before outer ones, so they are listed first."""
         number = node._sequence_nr()
         return next((part for first, end, part in self.ranges if first <= number < end), OTHER)
 
     def _keep(self, tensor: Tensor) -> Tensor:
         storage = _storage(tensor)
         if storage not in self.kept:
-            self.kept[storage] = tensor  # held, so that no other storage gets its place
+            self.kept[storage] = tensor  # keeps the storage alive, so that its address is not reused
             self.saved[self.part] += tensor.untyped_storage().nbytes()
         return tensor
 
 
 def _next_node() -> int:
-    """The number that the next node of the autograd graph will get."""
-    return torch.autograd._get_sequence_nr()  # pyright: ignore[reportPrivateImportUsage] - there is no other way to it
+    """The sequence number of the next autograd node."""
+    return torch.autograd._get_sequence_nr()  # pyright: ignore[reportPrivateImportUsage] - there is no public function
 
 
 def _storage(tensor: Tensor) -> int:
@@ -83,12 +85,12 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _bag(table: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> int:
-    """A weighted sum of rows: each entry of `index` is a row of C numbers times a weight, added up."""
+    """A weighted sum of rows: each entry of `index` multiplies a row of C numbers by a weight and adds it."""
     return 2 * index.numel() * table.shape[1]
 
 
 def _roi_align(features, rois, scale, height, width, ratio, aligned, *, out_val: Tensor) -> int:
-    """Four neighbours a sample. The adaptive form, whose samples are not known beforehand, counts as one a bin."""
+    """Four neighbours per sample. Adaptive sampling, with an unknown number of samples, counts as one per bin."""
     return 2 * 4 * max(1, ratio) ** 2 * out_val.numel()
 
 
@@ -97,7 +99,7 @@ def _roi_align_backward(gradient, rois, scale, height, width, batch, channels, h
 
 
 def _convolution_backward(gradient: Tensor, maps: Tensor, kernel: Tensor, *args: Any, **kwargs: Any) -> int:
-    """As many as forward for each of the two gradients, of the maps and of the kernel.
+    """The gradients of the maps and of the kernel each take as many operations as the forward pass.
 
     PyTorch's own formula counts a grouped convolution as if it were a dense one.
     """

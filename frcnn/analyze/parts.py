@@ -11,14 +11,14 @@ from frcnn.model.detector import FasterRCNN
 
 
 def part_points(detector: FasterRCNN) -> list[Point]:
-    """What `stages.wrapped` takes: the stages of a step, the backbone by the stride of its layers."""
+    """Points for `stages.wrapped`: the stages of a step, with the backbone divided by the stride of its layers."""
     layers = dict(_trunk_layers(detector))
     backbone: list[Point] = [(layer, "forward", part) for layer, part in layers.items()]
     return our_points(detector) + backbone
 
 
 def part_of_parameters(detector: FasterRCNN) -> dict[str, str]:
-    """The part of each parameter, by its name."""
+    """Map the name of each parameter to its part."""
     layers = {id(parameter): part for layer, part in _trunk_layers(detector) for parameter in layer.parameters()}
     places = {"backbone.neck.": "neck", "backbone.": "backbone", "rpn.": "rpn head", "roi_head.": "box head"}
     return {
@@ -28,7 +28,7 @@ def part_of_parameters(detector: FasterRCNN) -> dict[str, str]:
 
 
 def _trunk_layers(detector: FasterRCNN) -> Iterator[tuple[nn.Module, str]]:
-    """The layers of a trunk that is a sequence, with a part for each stride; nothing of other trunks."""
+    """Yield the layers of a sequential trunk with their parts, one part for each stride; nothing for other trunks."""
     tapped = next((module for module in detector.backbone.body.modules() if isinstance(module, Tapped)), None)
     if tapped is None:
         return
@@ -37,7 +37,7 @@ def _trunk_layers(detector: FasterRCNN) -> Iterator[tuple[nn.Module, str]]:
 
 
 def strides_of(network: nn.Sequential, *, size: int = 256) -> dict[nn.Module, int]:
-    """Input pixels between neighbours of the output of each layer, found on an image of the meta device."""
+    """The stride of each layer's output in input pixels, computed with an image on the meta device."""
     strides: dict[nn.Module, int] = {}
     shown = torch.empty(1, 3, size, size, device="meta")
     for layer in network.children():

@@ -1,4 +1,4 @@
-"""The figures of a detector as a table."""
+"""The analysis of a detector as a table."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ COLUMNS = {
     "frozen": ("frozen", 1e6, "M"),
     "train_forward": ("forward", 1e9, "GFLOP"),
     "train_backward": ("backward", 1e9, "GFLOP"),
-    "saved_bytes": ("kept", 2**20, "MiB"),
+    "saved_bytes": ("saved", 2**20, "MiB"),
     "detect_forward": ("detect", 1e9, "GFLOP"),
 }
-"""Key: head, divisor, unit."""
+"""Key -> heading, divisor, unit."""
 
 
 def format_analysis(result: dict[str, Any]) -> str:
-    """One row a part, and the sum."""
+    """One row for each part, and the total."""
     given = result["input"]
     height, width = given["canvas"]
     head = f"{'':26}" + "".join(f"{name:>11}" for name, _, _ in COLUMNS.values())
@@ -28,8 +28,8 @@ def format_analysis(result: dict[str, Any]) -> str:
             units,
             *rows,
             _row("total", result["total"]),
-            "a multiply-add is two FLOP; counted are convolutions, products of matrices and RoI pooling; kept is what "
-            "the forward pass of training keeps for the backward pass, without parameters",
+            "a multiply-add is two FLOP; convolutions, matrix products and RoI pooling are counted; saved: bytes that "
+            "the forward pass of training saves for the backward pass, without parameters",
         ]
     )
 

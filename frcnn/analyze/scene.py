@@ -1,4 +1,4 @@
-"""The images and the ground truth that both sides of a benchmark are given."""
+"""Images and ground truth for analysis and for both sides of a benchmark."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,25 +14,25 @@ from frcnn.data.problems import ErrorPolicy
 from frcnn.structures import Batch
 
 SMALLEST_DRAWN = 64
-"""Pixels; the least side of an image that `shapes` draws."""
+"""Pixels of the shortest side that `shapes` draws."""
 SMALLEST_BOX, LARGEST_SHARE = 12.0, 0.6
-"""Sides of made-up objects: pixels, and share of the image's short side."""
+"""Sides of generated objects: in pixels, and as a share of the image's shorter side."""
 
 
 class Scene(NamedTuple):
-    """A batch in the forms of both sides, with the same pixels."""
+    """One batch in the forms of both sides."""
 
     batch: Batch
-    """Ours."""
+    """The form of our side."""
     images: list[Tensor]
-    """The peers': (3, h, w) float32 in 0..255 in the network's order of channels, not padded."""
+    """For peers: (3, h, w) float32 in 0..255, in the network's order of channels, without padding."""
     targets: list[dict[str, Tensor]]
-    """The peers': boxes (n, 4) float32 and labels (n,) int64 of each image."""
+    """For peers: boxes (n, 4) float32 and labels (n,) int64 of each image."""
     origin: str
-    """Where the images are from."""
+    """Source of the images, for messages."""
 
     def to(self, device: torch.device) -> "Scene":
-        """Everything on `device`."""
+        """Copy the scene to `device`."""
         return Scene(
             self.batch.to(device),
             [image.to(device) for image in self.images],
@@ -42,22 +42,22 @@ class Scene(NamedTuple):
 
 
 class SceneSettings(NamedTuple):
-    """How large a scene is."""
+    """Sizes and numbers of a scene."""
 
     size: tuple[int, int] | None
-    """(height, width) that every image is resized to; None follows the short and the long side."""
+    """(height, width) of every image; None applies short_side and long_side."""
     short_side: int
     long_side: int
     batch: int
     objects: int | None
-    """Made-up objects an image; None takes those of the images."""
+    """Number of generated objects per image; None takes the objects of the images."""
     num_classes: int
     channels: str
     """"rgb" or "bgr"."""
 
 
 def read_scene(dataset: DetectionDataset, settings: SceneSettings) -> Scene:
-    """The first images of a data set, each with an object where there are enough of those; repeated where it is small.
+    """Read the first images of a dataset that contain objects, repeated if there are too few.
 
     Raises:
         DataError: an image that cannot be read.
@@ -75,10 +75,10 @@ def read_scene(dataset: DetectionDataset, settings: SceneSettings) -> Scene:
 
 
 def draw_scene(settings: SceneSettings) -> Scene:
-    """Images of the demo set `shapes`, drawn in the size that is asked for or, below 64 pixels, resized to it."""
+    """Draw images of the demo dataset `shapes`. Sizes below 64 pixels are drawn larger and resized."""
     height, width = settings.size or _drawn_size(settings)
     drawn = ShapesDataset(
-        num_images=4 * settings.batch,  # some are empty
+        num_images=4 * settings.batch,  # some images have no objects
         seed=0,
         height=max(height, SMALLEST_DRAWN),
         width=max(width, SMALLEST_DRAWN),
@@ -89,7 +89,7 @@ def draw_scene(settings: SceneSettings) -> Scene:
 
 
 def _drawn_size(settings: SceneSettings) -> tuple[int, int]:
-    """A picture of 3 to 4, or of the longest side."""
+    """The size of an image with the aspect ratio 3:4."""
     return resized_size(3, 4, short_side=settings.short_side, long_side=settings.long_side)
 
 
@@ -113,7 +113,7 @@ def _sample(image: Tensor, boxes: Tensor, labels: Tensor, settings: SceneSetting
 
 
 def made_up_boxes(count: int, size: tuple[int, int], generator: Generator) -> Tensor:
-    """(count, 4) boxes inside an image of (height, width); small ones are as frequent as large ones."""
+    """(count, 4) boxes inside an image of (height, width), with log-uniform sides."""
     shorter = min(size)
     smallest = min(SMALLEST_BOX, shorter / 4)
     growth = LARGEST_SHARE * shorter / smallest

@@ -75,7 +75,7 @@ def fit_anchors(
 
     Args:
         anchors: on the CPU.
-        inside_only, skip_padding: which anchors are trained on, see `model.assignment.is_on_image`.
+        inside_only, skip_padding: which anchors are trained on, see `model.matching.is_on_image`.
     """
     ious, sides = [], []
     for short_side in short_sides:

@@ -1,7 +1,6 @@
 """From the config to a check of its data: the one place of this room that reads it."""
 
 import time
-from functools import partial
 
 import torch
 
@@ -14,8 +13,7 @@ from frcnn.config.schema.data import DataConfig
 from frcnn.data.build_data import read_sources
 from frcnn.data.dataset import DetectionDataset, did_you_mean, unused_ids
 from frcnn.errors import DataError
-from frcnn.model.build_detector import build_from_config
-from frcnn.model.rpn.anchors import AnchorGenerator
+from frcnn.model.build_detector import build_anchors, build_from_config
 
 
 def check_config(config: Config, *, most_images: int | None = None, workers: int = 2) -> Check:
@@ -106,37 +104,16 @@ def preflight_lines(
 
 def _settings(config: Config, *, strides: tuple[int, ...]) -> AnchorSettings:
     anchors, data, rpn = config.model.anchors, config.data, config.model.rpn
-    flat = [float(size) for size in anchors.sizes if not isinstance(size, list)]
-    per_level = [[float(size) for size in sizes] for sizes in anchors.sizes if isinstance(sizes, list)]
-    build = partial(
-        _build_anchors,
-        strides=strides,
-        rounding=anchors.rounding,
-        centre=anchors.centre,
-        strides_from=anchors.strides_from,
-    )
     return AnchorSettings(
-        sizes=per_level or [flat] * len(strides),
+        sizes=build_anchors(anchors, strides).sizes,
         ratios=list(anchors.ratios),
-        build=build,
+        build=lambda sizes, ratios: build_anchors(
+            anchors.model_copy(update={"sizes": sizes, "ratios": ratios}), strides
+        ),
         short_sides=data.short_sides,
         long_side=data.long_side,
         test_sides=data.test_sides,
         inside_only=rpn.inside_only,
         skip_padding=rpn.skip_padding,
         iou_negative=rpn.iou_negative,
-    )
-
-
-def _build_anchors(
-    sizes: list[list[float]],
-    ratios: list[float],
-    *,
-    strides: tuple[int, ...],
-    rounding: str,
-    centre: str,
-    strides_from: str,
-) -> AnchorGenerator:
-    return AnchorGenerator(
-        sizes=sizes, ratios=ratios, strides=strides, rounding=rounding, centre=centre, strides_from=strides_from
     )

@@ -1,27 +1,29 @@
-"""Pictures of what was found: the image with the boxes in question."""
+"""Pictures of findings: each image with the boxes in question."""
 
 import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from frcnn.check.findings import KINDS, Example, Finding
 from frcnn.data.images import read_image
+from frcnn.draw.boxes import WHITE, Mark, as_picture, draw_boxes
+from frcnn.draw.fonts import load_font
 from frcnn.errors import DataError
 
 LONGEST, SHORTEST = 1400, 500
 """Pixels of the longer side of a picture: larger images are shrunk, smaller ones enlarged by a whole factor."""
-SMALLEST_SHOWN = 10
-"""A smaller box is ringed, so that it is seen at all."""
 COLOURS = {"error": (230, 20, 20), "warning": (255, 140, 0), "note": (30, 110, 255)}
 
 
 def draw_findings(findings: Sequence[Finding], *, most: int) -> Iterator[tuple[str, Image.Image]]:
-    """File names (without suffix) and pictures of the first images of every finding about images that can be shown.
+    """Yield file names (without suffix) and pictures of the first images of each finding.
+
+    Findings that are not about images, and images that cannot be read, are skipped.
 
     Args:
-        most: pictures a finding.
+        most: pictures per finding.
     """
     for finding in findings:
         if finding.source is None:
@@ -38,20 +40,19 @@ def draw_findings(findings: Sequence[Finding], *, most: int) -> Iterator[tuple[s
 
 
 def draw_cases(finding: Finding, row: int, examples: Sequence[Example]) -> Image.Image | None:
-    """One image: the boxes of the examples in the colour of their severity, the image's others thin and white.
+    """Draw one image: boxes of the examples in the colour of their severity, other boxes thin and white.
 
-    Boxes that reach out of the image are shown whole on a grey margin, as far as it goes. None where the image cannot
-    be read.
+    Tiny boxes of the examples are ringed. Boxes that extend beyond the image are drawn on a grey margin, up to its
+    edge. Returns None if the image cannot be read.
     """
     source = finding.source
     path = source.raw.images[row].path if source else None
     if source is None or path is None:
         return None
     try:
-        pixels = read_image(path)
+        image = as_picture(read_image(path))
     except DataError:
         return None
-    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))  # (3, H, W) -> (H, W, 3)
     scale = _scale(max(image.size))
     image = image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
@@ -63,19 +64,14 @@ def draw_cases(finding: Finding, row: int, examples: Sequence[Example]) -> Image
         number for number in np.flatnonzero(objects.rows == row).tolist() if np.isfinite(objects.boxes[number]).all()
     ]
     own = [_ordered(objects.boxes[number] * scale) for number in shown if number in accused]
+    others = [_ordered(objects.boxes[number] * scale) for number in shown if accused and number not in accused]
     margin = _margin(own, image.size)
     picture = Image.new("RGB", (image.width + 2 * margin, image.height + 2 * margin), (60, 60, 60))
     picture.paste(image, (margin, margin))
-    pen = ImageDraw.Draw(picture)
-    line = max(2, min(image.size) // 250)
-    if accused:
-        for number in shown:
-            if number not in accused:
-                box = _shift(_ordered(objects.boxes[number] * scale), margin)
-                pen.rectangle(box, outline="black", width=2)  # under the white line: seen on any ground
-                pen.rectangle(box, outline="white", width=1)
-    for box in own:
-        _mark(pen, _shift(box, margin), COLOURS[finding.severity], line)
+    colour = COLOURS[finding.severity]
+    marks = [Mark([edge + margin for edge in box], WHITE, line="thin") for box in others]
+    marks += [Mark([edge + margin for edge in box], colour, is_ringed=True) for box in own]
+    draw_boxes(picture, marks, width=max(2, min(image.size) // 250))
     return _under_caption(picture, finding, examples)
 
 
@@ -86,35 +82,21 @@ def _scale(longest: int) -> float:
 
 
 def _ordered(box: np.ndarray) -> list[float]:
-    """The corners put in order; those of a box of negative size are not."""
+    """Sort the corners, because a box of negative size has them reversed."""
     x1, y1, x2, y2 = box.tolist()
     return [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
 
 
 def _margin(boxes: Sequence[list[float]], size: tuple[int, int]) -> int:
-    """Room around the image for boxes that reach out of it, at most a quarter of its longer side."""
+    """Width of the margin for boxes that extend beyond the image, at most a quarter of its longer side."""
     over = [max(-box[0], -box[1], box[2] - size[0], box[3] - size[1]) for box in boxes]
     reach = max(over, default=0)
     return 0 if reach <= 0 else int(min(reach + 10, max(size) / 4))
 
 
-def _shift(box: Sequence[float], margin: int) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = (edge + margin for edge in box)
-    return x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)
-
-
-def _mark(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: tuple[int, int, int], line: int) -> None:
-    """A rectangle; a box too small to be seen gets a ring around it too."""
-    x1, y1, x2, y2 = box
-    pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-    if min(x2 - x1, y2 - y1) < SMALLEST_SHOWN:
-        radius = 2 * SMALLEST_SHOWN
-        pen.ellipse((x1 - radius, y1 - radius, x2 + radius, y2 + radius), outline=colour, width=line)
-
-
 def _under_caption(picture: Image.Image, finding: Finding, examples: Sequence[Example]) -> Image.Image:
-    """The picture below a strip that says what is wrong."""
-    font = ImageFont.load_default(size=14)
+    """Put the picture below a caption that describes the finding."""
+    font = load_font(14)
     lines = [f"{finding.severity}: {KINDS[finding.kind].text}", *(example.text for example in examples[:3])]
     if len(examples) > 3:
         lines.append(f"... and {len(examples) - 3} more in this image")

@@ -1,4 +1,4 @@
-"""What a detector costs: `frcnn analyze CONFIG [key=value ...]`, or `python tools/analyze.py ...`."""
+"""Analyse a detector: `frcnn analyze CONFIG [key=value ...]`, or `python tools/analyze.py ...`."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from frcnn.analyze.build_scene import count_classes, read_config, read_data
 from frcnn.analyze.parts_table import format_analysis
 from frcnn.cli.arguments import positive, size
 from frcnn.cli.run import guarded
-from frcnn.files.output import write_json
+from frcnn.files.writing import write_json
 
 EXAMPLES = """\
 examples:
   frcnn analyze configs/base/resnet50_fpn.yaml --size 800x1333
   frcnn analyze configs/voc/vgg16.yaml --batch 2 --json vgg16.json
 
-Nothing is trained or downloaded: the detector runs on tensors that have a shape but no content. See
+Nothing is trained or downloaded: the detector runs on fake tensors, which have a shape but no data. See
 docs/benchmarking.md.
 """
 
@@ -24,16 +24,16 @@ docs/benchmarking.md.
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="frcnn analyze",
-        description="Parameters, arithmetic and activation memory of each part of a detector.",
+        description="Count parameters, arithmetic and activation memory of each part of a detector.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="config file; it need not name data")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
-    parser.add_argument("--size", type=size, metavar="HxW", help="of the images (default: as in evaluation)")
-    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images at a time (default: 1)")
-    parser.add_argument("--classes", type=positive, metavar="K", help="foreground classes (default: those of the data)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="config file; it does not have to name data")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    parser.add_argument("--size", type=size, metavar="HxW", help="size of the images (default: as in evaluation)")
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="batch size (default: 1)")
+    parser.add_argument("--classes", type=positive, metavar="K", help="foreground classes (default: from the data)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     return parser
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Count, print, and write JSON where asked for."""
+    """Count, print the table, and write JSON if requested."""
     config, names_data = read_config(options.config, options.overrides)
     num_classes = options.classes or count_classes(config, read_data(config)[0] if names_data else None)
     result = analyze(config, num_classes=num_classes, size=options.size, batch=options.batch)

@@ -1,4 +1,4 @@
-"""Look at data before training: `frcnn check-data CONFIG [key=value ...]`, or `python tools/check_data.py ...`."""
+"""Check data before training: `frcnn check-data CONFIG [key=value ...]`, or `python tools/check_data.py ...`."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ from frcnn.check.findings_text import format_report
 from frcnn.check.fix import require_new, write_fixed
 from frcnn.check.pictures import draw_findings
 from frcnn.check.run_checks import Check, summary
+from frcnn.cli.arguments import not_negative
 from frcnn.cli.run import guarded
 from frcnn.config import load_config
-from frcnn.files.output import make_folder, save_picture, write_json
+from frcnn.files.writing import make_folder, save_picture, write_json
 
 PICTURES = 3
-"""A finding."""
+"""Largest number of pictures for each finding."""
 
 EXAMPLES = """\
 examples:
@@ -24,33 +25,39 @@ examples:
   frcnn check-data configs/coco/resnet50_fpn_1x.yaml --images 1000 --json check.json
   frcnn check-data mine.yaml --pictures wrong --fix cleaned
 
-exit status: 0 no error and no warning was found (notes may be), 1 there is one, 2 unusable arguments, config or data.
-With --fail-on error warnings do not count, with --fail-on note notes do.
+exit status:
+  0 no error and no warning was found (there may be notes), 1 an error or a warning was found, 2 the arguments, the
+  config or the data cannot be used. With --fail-on error, warnings do not count; with --fail-on note, notes count too.
 
---fix OUT writes cleaned annotations into the new folder OUT, the originals are never touched. Images are not copied:
-for VOC a link OUT/JPEGImages leads to them. See docs/check_data.md.
+cleaned annotations:
+  --fix OUT writes cleaned annotations to the new folder OUT. The original files do not change. Images are not copied;
+  for VOC, OUT/JPEGImages is a link to the images. See docs/check_data.md.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="frcnn check-data",
-        description="Find what is wrong in the training and validation data of a config, and how its anchors fit.",
+        description="Find problems in the training and validation data of a config, and check how the anchors fit it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="config file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything found as JSON")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the first cases of every finding into DIR")
-    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a cleaned copy of the annotations into OUT")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to override")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all findings to a JSON file")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the first cases of each finding to DIR")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a cleaned copy of the annotations to OUT")
     parser.add_argument(
-        "--images", type=count, metavar="N", help="read N image files of each source, evenly spread (default: all)"
+        "--images", type=not_negative, metavar="N", help="read N images of each source, evenly spread (default: all)"
     )
-    parser.add_argument("--workers", type=count, default=4, metavar="N", help="threads that read images (default: 4)")
-    parser.add_argument("--examples", type=count, default=3, metavar="N", help="cases shown a finding (default: 3)")
     parser.add_argument(
-        "--fail-on", choices=SEVERITIES, default="warning", help="the mildest finding that makes the status 1"
+        "--workers", type=not_negative, default=4, metavar="N", help="threads that read images (default: 4)"
+    )
+    parser.add_argument(
+        "--examples", type=not_negative, default=3, metavar="N", help="cases to show for each finding (default: 3)"
+    )
+    parser.add_argument(
+        "--fail-on", choices=SEVERITIES, default="warning", help="lowest severity that sets exit status 1"
     )
     return parser
 
@@ -60,14 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: run(options))
 
 
-def count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
-
-
 def run(options: argparse.Namespace) -> int:
-    """Check, report, and write what is asked for."""
+    """Run the check, print the report, and write the requested files."""
     config = load_config(options.config, options.overrides)
     if options.fix:
         require_new(options.fix)
@@ -90,6 +91,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def has_failed(check: Check, *, fail_on: str) -> bool:
-    """Whether there is a finding of this severity or a worse one."""
+    """Whether there is a finding of this or a higher severity."""
     counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]  # type: ignore[arg-type]
     return any(check.of_severity(severity) for severity in counted)

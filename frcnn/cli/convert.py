@@ -1,4 +1,4 @@
-"""Other programs' checkpoints to ours and back: `frcnn convert FILE`, or `python tools/convert.py ...`."""
+"""Convert checkpoints of other programs: `frcnn convert FILE`, or `python tools/convert.py ...`."""
 
 import argparse
 from collections.abc import Sequence
@@ -23,28 +23,30 @@ examples:
   frcnn convert runs/mine --to torchvision --out mine.pth
 
 Files of torchvision, Detectron2, simple-faster-rcnn, jwyang's faster-rcnn.pytorch and mmdetection are recognised by the
-names of their tensors. Nothing in a file is run. The checkpoint goes to --out, by default NAME_frcnn.pt in this folder;
-frcnn eval and frcnn predict take it. See docs/convert.md.
+names of their tensors. No code in a file is executed. The checkpoint is written to --out, by default NAME_frcnn.pt in
+the current folder, and works with frcnn eval and frcnn predict. See docs/convert.md.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="frcnn convert",
-        description="Make a checkpoint from another program's weight file, or a weight file for torchvision from one.",
+        description="Convert a weight file of another program to a checkpoint, or a checkpoint to torchvision.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="weight file; with --to a run folder or checkpoint")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config in the checkpoint")
+    parser.add_argument("file", type=Path, metavar="FILE", help="weight file; with --to, a run folder or checkpoint")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config in the checkpoint")
     parser.add_argument("--like", metavar="BASE", help="base config (configs/base/BASE.yaml); default: by the tensors")
     parser.add_argument(
-        "--classes", metavar="NAMES", help="file with a class name a line, or cat,dog,... in the order of the outputs"
+        "--classes",
+        metavar="NAMES",
+        help="cat,dog,... or a file with one name per line, in the order of the outputs",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="OUT", help="default: NAME_frcnn.pt, with --to NAME_torchvision.pth"
+        "--out", type=Path, metavar="OUT", help="default: NAME_frcnn.pt; with --to, NAME_torchvision.pth"
     )
-    parser.add_argument("--to", choices=["torchvision"], help="the way back")
+    parser.add_argument("--to", choices=["torchvision"], help="export a checkpoint for this program")
     return parser
 
 
@@ -52,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_intermixed_args(argv)
     if options.to and (options.like or options.classes or options.overrides):
-        parser.error("--to writes what the checkpoint holds; --like, --classes and key=value have no meaning with it")
+        parser.error("--to exports the checkpoint as it is; --like, --classes and key=value cannot be combined with it")
     return guarded(lambda: run_export(options) if options.to else run_import(options))
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Read, convert, report, write."""
+    """Read the file, convert it, print a report, and write the checkpoint."""
     out = options.out or Path(f"{options.file.stem}_frcnn.pt")
     refuse_same_file(options.file, out)
     imported = import_checkpoint(
@@ -74,7 +76,7 @@ def run_import(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Read, rename, write."""
+    """Read the checkpoint, rename its tensors, and write the weight file."""
     path = find_checkpoint(options.file)
     out = options.out or Path(f"{options.file.stem}_torchvision.pth")
     refuse_same_file(path, out)
@@ -82,7 +84,7 @@ def run_export(options: argparse.Namespace) -> int:
     try:
         with replacing(out) as file:
             torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # torch's writer notices a full disk in its own words
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
     print(f"{path}: {len(state)} tensors, {notes[0]}")
     for note in notes[1:]:
@@ -93,11 +95,11 @@ def run_export(options: argparse.Namespace) -> int:
 
 def refuse_same_file(source: Path, out: Path) -> None:
     if source.exists() and source.resolve() == out.resolve():
-        raise CheckpointError(f"{out}: would replace the file that is read; choose another name by --out")
+        raise CheckpointError(f"{out}: this would overwrite the input file; choose another name with --out")
 
 
 def read_class_names(given: str) -> list[str]:
-    """The lines of a file, or the entries of a list with commas."""
+    """Read the lines of a file, or the entries of a comma-separated list."""
     path = Path(given)
     if path.is_file():
         try:

@@ -13,10 +13,10 @@ from frcnn.training.faults.replay import replay
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="frcnn replay",
-        description="Repeat the step whose loss or gradient was not finite, and say where and in which image it began.",
+        description="Repeat the step whose loss or gradient was not finite, and find the module and the image.",
     )
-    parser.add_argument("source", type=Path, metavar="RUN/bad_step", help="what a training left where it went wrong")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1 ... or auto")
+    parser.add_argument("source", type=Path, metavar="RUN/bad_step", help="bad step that a training run saved")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:N or auto")
     return parser
 
 

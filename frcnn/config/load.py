@@ -1,6 +1,6 @@
 """Read a config: YAML files that build on one another, then overrides, then validation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: names the file or override, the key, what is wrong and the nearest thing that would be right;
             all mistakes of a validation at once.
     """
-    return _override(_read_chain(Path(path)), overrides, is_given=True)
+    files = _read_chain(Path(path))
+    return _override(files, overrides, given=texts_in([file.raw for file in files]))
 
 
 def parse_config(raw: dict[str, Any], *, source: str) -> Config:
@@ -51,25 +52,31 @@ def parse_config(raw: dict[str, Any], *, source: str) -> Config:
     return override_config(raw, (), source=source)
 
 
-def override_config(raw: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
-    """Plain data, such as the config inside a checkpoint, changed by `overrides` as `load_config` does it."""
+def override_config(raw: dict[str, Any], overrides: Sequence[str], *, source: str, given: Sequence[str] = ()) -> Config:
+    """Plain data, such as the config inside a checkpoint, changed by `overrides` as `load_config` does it.
+
+    Args:
+        given: texts that the user passed. Code that `raw` names is imported only if they or the overrides contain its
+            import path (see `files.code`).
+    """
     if not isinstance(raw, dict):
         raise ConfigError(f"{source}: a config is a mapping of sections, not {type(raw).__name__}")
-    return _override([Layer(source, raw)], overrides, is_given=False)
+    return _override([Layer(source, raw)], overrides, given=given)
 
 
-def _override(files: list[Layer], overrides: Sequence[str], *, is_given: bool) -> Config:
+def _override(files: list[Layer], overrides: Sequence[str], *, given: Iterable[str]) -> Config:
     """Validate `files` changed by `overrides`.
 
     Args:
-        is_given: whether the user passed the files, so that the code they name may be imported (see `files.code`).
+        given: texts that the user passed, besides the overrides. Import paths among them may be imported (see
+            `files.code`).
     """
-    given = [_parse_override(text) for text in overrides]
+    changes = [_parse_override(text) for text in overrides]
     raw = _merge_all(files)
-    if given:
-        source = given[0].source if len(given) == 1 else "overrides"
-        raw = merge(raw, _merge_all(given), source=source)
-    return _validate(raw, [*files, *given], trusted=[*files, *given] if is_given else given)
+    if changes:
+        source = changes[0].source if len(changes) == 1 else "overrides"
+        raw = merge(raw, _merge_all(changes), source=source)
+    return _validate(raw, [*files, *changes], given={*given, *texts_in([layer.raw for layer in changes])})
 
 
 def _read_chain(path: Path) -> list[Layer]:
@@ -141,9 +148,9 @@ def _merge_all(layers: Sequence[Layer]) -> dict[str, Any]:
     return merged
 
 
-def _validate(raw: dict[str, Any], layers: Sequence[Layer], *, trusted: Sequence[Layer]) -> Config:
+def _validate(raw: dict[str, Any], layers: Sequence[Layer], *, given: Set[str]) -> Config:
     try:
-        return Config.model_validate(raw, context={GIVEN: texts_in([layer.raw for layer in trusted])})
+        return Config.model_validate(raw, context={GIVEN: given})
     except ValidationError as error:
         raise ConfigError(explain(error, raw, layers)) from None
 

@@ -1,1 +1,1 @@
-"""Other programs' checkpoints to ours, and ours to torchvision's."""
+"""Convert checkpoints of other programs to ours, and ours to torchvision's."""

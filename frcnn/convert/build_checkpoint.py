@@ -1,4 +1,4 @@
-"""From a weight file to a checkpoint, and back: the one place of this room that reads configs."""
+"""Build a checkpoint from a weight file, and back. Only this module of the package reads configs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,42 +35,42 @@ VOC_PLACE = {
 
 
 class Imported(NamedTuple):
-    """A checkpoint made from another program's file."""
+    """A checkpoint built from a file of another program."""
 
     checkpoint: dict[str, Any]
     conversion: Conversion
     like: str
     classes: ClassList
     filled: list[str]
-    """Counters of batch norm that the file does not have and nothing reads; 0."""
+    """Names of batch-norm counters that the file lacks. They are set to 0; nothing reads them."""
     cast: list[str]
-    """Names of tensors of another precision, which became float32."""
+    """Names of tensors that were converted to the dtype of the detector."""
 
 
 def import_checkpoint(
     content: Any, *, path: Path, like: str | None, class_names: Sequence[str] | None, overrides: Sequence[str]
 ) -> Imported:
-    """Make a checkpoint of ours from another program's file.
+    """Build a checkpoint from a file of another program.
 
-    1. Recognise the program, and give the tensors our names and order.
-    2. Name the classes.
-    3. Take the program's base config, what the file itself says, a place for the data, and the overrides on top.
-    4. Build that detector and require that every tensor has its place and shape.
+    1. Recognise the program, rename the tensors and reorder their rows.
+    2. Find the class names.
+    3. Combine the base config of the program, the settings in the file, the location of the data and the overrides.
+    4. Build the detector of that config and require that names and shapes of all tensors match.
 
     Args:
-        content: of the file, see `read_weight_file`.
-        path: of the file, for messages, and for what published files say by their name.
-        like: name of a base config; None takes the one that suits the tensors.
-        class_names: in the order of the outputs, without background; None takes the file's or a known list.
-        overrides: key=value; they win over the file.
+        content: the content of the file, see `read_weight_file`.
+        path: of the file, for messages; the names of published files also determine some settings.
+        like: name of a base config; None chooses it by the tensors.
+        class_names: in the order of the outputs, without background; None takes the names in the file or a known list.
+        overrides: key=value; they take precedence over the file.
 
     Raises:
-        CheckpointError: names the file and what does not fit.
-        ConfigError: an unknown base config or a wrong override.
+        CheckpointError: the file cannot be converted; the message names the file and the tensors.
+        ConfigError: an unknown base config or an invalid override.
     """
     state = find_state_dict(content, source=path)
     if not state:
-        raise CheckpointError(f"{path}: it holds no tensors, neither at the top nor below model or state_dict")
+        raise CheckpointError(f"{path}: no tensors found, neither at the top level nor under model or state_dict")
     try:
         conversion = find_conversion(state, content, file_name=path.name)
         classes = find_classes(
@@ -100,35 +100,35 @@ def import_checkpoint(
 
 
 def export_checkpoint(checkpoint: Mapping[str, Any], *, path: Path) -> tuple[StateDict, list[str]]:
-    """The state dict torchvision loads, and notes on how to build the model for it.
+    """Build a state dict for torchvision, and notes on how to build the model for it.
 
-    Deltas of background are those of the file the checkpoint was made from, or 0; counters of batch norm are there
-    where they were in that file.
+    Deltas of background are those of the torchvision file from which the checkpoint was converted, otherwise 0.
+    Counters of batch norm are included if that file had them.
 
     Raises:
-        CheckpointError: a detector that torchvision has no form for.
+        CheckpointError: torchvision does not support the detector.
     """
     config = parse_config(checkpoint["config"], source=str(path))
     source = checkpoint.get("source") or {}
     is_from_torchvision = source.get("format") == "torchvision"
     plain = dump_config(config)
     try:
-        to_torchvision.refuse_others(plain)
+        to_torchvision.require_supported(plain)
         state = to_torchvision.to_torchvision(
             weights_to_use(checkpoint),
             unused=source.get("unused", {}) if is_from_torchvision else {},
             with_counters=is_from_torchvision and bool(source.get("has_batch_counters")),
         )
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: torchvision has no form for it: {error}") from error
+        raise CheckpointError(f"{path}: torchvision does not support this detector: {error}") from error
     return state, to_torchvision.describe(plain, num_outputs=len(checkpoint["class_names"]) + 1)
 
 
 def find_base_config(name: str) -> Path:
-    """The path of configs/base/NAME.yaml, beside the package in a checkout, inside it where it is installed.
+    """The path of configs/base/NAME.yaml, which is next to the package in a checkout and inside an installed package.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: no base config has this name.
     """
     package = Path(frcnn.__file__).parent
     folders = (package / "configs" / "base", package.parent / "configs" / "base")
@@ -136,18 +136,18 @@ def find_base_config(name: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    raise ConfigError(f"--like: there is no base config {name}; there are {', '.join(known) or 'none at all'}")
+    raise ConfigError(f"--like: no base config {name}; available: {', '.join(known) or 'none'}")
 
 
 def _num_classes(conversion: Conversion) -> int:
     weight = conversion.state.get(f"{CLASSES}.weight")
     if weight is None or weight.dim() != 2 or len(weight) < 2:
-        raise CheckpointError(f"the layer of the classes ({CLASSES}) is missing or has no row for a class")
+        raise CheckpointError(f"the class layer ({CLASSES}) is missing or has fewer than two rows")
     return len(weight) - 1
 
 
 def _settings(conversion: Conversion, classes: ClassList) -> list[str]:
-    """What the file decides, as overrides."""
+    """The settings that the file determines, as overrides."""
     dataset = classes.dataset or "coco"
     place = VOC_PLACE if dataset == "voc" else COCO_PLACE
     reading = conversion.train_source.get(dataset, {})
@@ -165,16 +165,16 @@ def _check_ratios(conversion: Conversion, config: Config) -> None:
     count = len(config.model.anchors.ratios)
     if conversion.num_ratios not in (None, count):
         raise CheckpointError(
-            f"model.anchors.ratios holds {count}; the order of anchors in files of {conversion.program} is known for "
-            f"{conversion.num_ratios} only"
+            f"model.anchors.ratios has {count} entries; files of {conversion.program} can be converted with "
+            f"{conversion.num_ratios} ratios only, because their order of anchors is known for no other number"
         )
 
 
 def _fit(
     state: Mapping[str, Tensor], config: Config, *, num_classes: int, like: str
 ) -> tuple[StateDict, list[str], list[str]]:
-    """The state dict in the order of the detector, after it was loaded into one; what was filled in, and cast."""
-    with torch.device("meta"):  # shapes without numbers: the detector costs no memory
+    """Check that a state dict fits the detector; return it in the detector's order, and names filled in and cast."""
+    with torch.device("meta"):  # shapes without data need no memory
         detector = build_from_config(
             config,
             num_classes=num_classes,
@@ -185,18 +185,18 @@ def _fit(
     state = {**state, **{name: torch.zeros((), dtype=torch.int64) for name in filled}}
     problems = []
     if missing := [name for name in needed if name not in state]:
-        problems.append(f"{len(missing)} tensors are missing: {shorten(missing)}")
+        problems.append(f"{len(missing)} missing: {shorten(missing)}")
     if extra := [name for name in state if name not in needed]:
-        problems.append(f"{len(extra)} have no place: {shorten(extra)}")
+        problems.append(f"{len(extra)} unexpected: {shorten(extra)}")
     shapes = [
-        f"{name} is {tuple(state[name].shape)} where {tuple(tensor.shape)} is needed"
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
         for name, tensor in needed.items()
         if name in state and state[name].shape != tensor.shape
     ]
     if shapes:
-        problems.append(f"{len(shapes)} have another shape: {shorten(shapes, 3)}")
+        problems.append(f"{len(shapes)} mis-shaped: {shorten(shapes, 3)}")
     if problems:
-        raise CheckpointError(f"it does not fit {like} (names are ours): {'; '.join(problems)}")
+        raise CheckpointError(f"tensors do not match {like} (names are ours): {'; '.join(problems)}")
     cast = [name for name, tensor in needed.items() if state[name].dtype != tensor.dtype]
     fitting = {name: state[name].detach().to(tensor.dtype).contiguous() for name, tensor in needed.items()}
     detector.load_state_dict(fitting, strict=True, assign=True)

@@ -1,4 +1,4 @@
-"""Class names of the data sets that published detectors were trained on, as plain data."""
+"""Class names of the datasets on which published detectors were trained."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,58 +15,58 @@ _COCO = (
     "teddy bear, hair drier, toothbrush"
 )
 COCO_NAMES = _COCO.split(", ")
-"""COCO's 80 classes in the order of their ids."""
+"""COCO's 80 classes, ordered by category id."""
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Ids of 1..90 that no class has."""
+"""Category ids in 1..90 without a class."""
 COCO_IDS = [category_id for category_id in range(1, 91) if category_id not in COCO_UNUSED_IDS]
 
 COCO_OUTPUTS = [dict(zip(COCO_IDS, COCO_NAMES, strict=True)).get(number, f"N/A {number}") for number in range(1, 91)]
-"""What the 90 outputs of torchvision's detectors stand for: output k is category id k, used or not."""
+"""Names of the 90 outputs of torchvision's detectors: output k is category id k, with or without a class."""
 
 _VOC = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, "
     "pottedplant, sheep, sofa, train, tvmonitor"
 )
 VOC_NAMES = _VOC.split(", ")
-"""Pascal VOC's 20 classes, alphabetically, as every program here orders them."""
+"""Pascal VOC's 20 classes in alphabetical order, which all supported programs use."""
 
 _KNOWN = (("coco", COCO_NAMES, COCO_IDS), ("coco", COCO_OUTPUTS, range(1, 91)), ("voc", VOC_NAMES, range(1, 21)))
 
 
 class ClassList(NamedTuple):
-    """What the outputs of a detector stand for."""
+    """The classes of a detector's outputs."""
 
     names: list[str]
     category_ids: list[int]
     dataset: str | None
-    """coco or voc, where the names are exactly its."""
+    """coco or voc if the names are exactly those of the dataset, otherwise None."""
     is_assumed: bool = False
-    """Nobody named them; it was their number that told."""
+    """Whether the names were guessed from their number."""
 
 
 def find_classes(num_classes: int, names: Sequence[str] | None) -> ClassList:
-    """The classes of a detector with K outputs.
+    """Find the classes of a detector with K outputs.
 
     Args:
         num_classes: K, without background.
-        names: as the user or the file gives them; None takes those of COCO for K = 80 and 90, of VOC for K = 20.
+        names: from the user or the file; None takes the names of COCO for K = 80 and 90, and of VOC for K = 20.
 
     Raises:
-        CheckpointError: another number of names than K, names twice, or None for another K.
+        CheckpointError: the number of names is not K, a name is duplicated, or names is None for another K.
     """
     is_assumed = names is None
     if names is None:
         names = next((known for _, known, _ in _KNOWN if len(known) == num_classes), None)
     if names is None:
         raise CheckpointError(
-            f"the file has {num_classes} classes but does not name them: give --classes, a file with a name a line "
-            "or a list such as cat,dog, in the order of the outputs, without background"
+            f"the file has {num_classes} classes but no class names: pass --classes with a list such as cat,dog or a "
+            "file with one name per line, in the order of the outputs, without background"
         )
     if len(names) != num_classes:
-        raise CheckpointError(f"{len(names)} class names for a file of {num_classes} classes (background not counted)")
+        raise CheckpointError(f"{len(names)} class names for a file with {num_classes} classes (without background)")
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise CheckpointError(f"class names must differ; {', '.join(twice)} is there more than once")
+        raise CheckpointError(f"duplicate class names: {', '.join(twice)}")
     for dataset, known, ids in _KNOWN:
         if list(names) == known:
             return ClassList(list(names), list(ids), dataset, is_assumed)

@@ -1,4 +1,4 @@
-"""What a conversion did, for a person to read."""
+"""The report of a conversion."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,32 +18,32 @@ PARTS = {
 
 
 def describe_import(imported: Imported, *, path: Path) -> str:
-    """A paragraph for each question: what was it, where did the tensors go, what was done to them, what was left."""
+    """Describe the program, the converted tensors, changes to them, and skipped tensors."""
     conversion, classes = imported.conversion, imported.classes
     lines = [
-        f"{path}: {conversion.program}, {len(classes.names)} classes; taken as {imported.like}",
+        f"{path}: {conversion.program}, {len(classes.names)} classes; converted as {imported.like}",
         "",
         *table(imported.checkpoint["model"]),
     ]
-    lines += _section("done, and taken for granted", conversion.changes)
+    lines += _section("changes and assumptions", conversion.changes)
     lines += _section("set by the file", [f"{key} = {value}" for key, value in conversion.settings.items()])
-    lines += _section("left out", [f"{name}: {reason}" for name, reason in conversion.left_out.items()])
+    lines += _section("skipped", [f"{name}: {reason}" for name, reason in conversion.skipped.items()])
     others = []
     if imported.filled:
-        others.append(f"{len(imported.filled)} counters of batch norm, which nothing reads, are set to 0")
+        others.append(f"{len(imported.filled)} missing counters of batch norm, which nothing reads, are set to 0")
     if imported.cast:
-        others.append(f"{len(imported.cast)} tensors of another precision became float32, such as {imported.cast[0]}")
-    lines += _section("besides", others)
+        others.append(f"{len(imported.cast)} tensors are cast to the detector's dtype, such as {imported.cast[0]}")
+    lines += _section("other", others)
     named = ["first to last: " + shorten(classes.names)]
     if classes.is_assumed:
         known = {"coco": "COCO", "voc": "Pascal VOC"}[classes.dataset or "coco"]
-        named.append(f"taken for those of {known} by their number; --classes names others")
+        named.append(f"assumed to be the classes of {known} because of their number; --classes sets others")
     lines += _section("classes", named)
     return "\n".join(lines)
 
 
 def table(model: Mapping[str, Tensor]) -> list[str]:
-    """Tensors and numbers in each part of a detector."""
+    """A table of the number of tensors and parameters in each part of a detector."""
     rows = [f"{'part':12}{'tensors':>10}{'numbers':>14}"]
     for part, prefix in PARTS.items():
         sizes = [tensor.numel() for name, tensor in model.items() if name.startswith(prefix)]

@@ -1,4 +1,4 @@
-"""Which program a file is of."""
+"""Recognise the program that wrote a file."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from frcnn.errors import CheckpointError
 
 
 class Format(Protocol):
-    """What each module from_PROGRAM offers."""
+    """The interface of each module from_PROGRAM."""
 
     @property
     def PROGRAM(self) -> str: ...
@@ -25,24 +25,24 @@ FORMATS: tuple[Format, ...] = (from_torchvision, from_detectron2, from_simple, f
 
 
 def find_conversion(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Recognise the program by the names of the tensors, and convert.
+    """Recognise the program by the names of the tensors, and convert the tensors.
 
     Args:
         state: the tensors of the file, at least one.
-        content: all of the file, see `read_weight_file`.
-        file_name: without folders; published files say by it what their tensors do not.
+        content: the whole content of the file, see `read_weight_file`.
+        file_name: without folders; the names of published files determine some settings.
 
     Raises:
-        CheckpointError: a checkpoint of ours, an unknown program, or what the program's module refuses.
+        CheckpointError: one of our checkpoints, an unknown program, or a detector that the format does not support.
     """
     if isinstance(content, Mapping) and {"format", "config", "class_names"} <= set(content):
-        raise CheckpointError("it is a checkpoint of frcnn already; --to torchvision gives it to torchvision")
+        raise CheckpointError("this is already a frcnn checkpoint; --to torchvision exports it")
     if all(name.startswith("module.") for name in state):  # saved from within DDP
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     for program in FORMATS:
         if program.recognises(state):
             return program.convert(state, content, file_name=file_name)
     raise CheckpointError(
-        f"no detector of a known program ({', '.join(program.PROGRAM for program in FORMATS)}): its tensors are named "
-        f"{shorten(state)}. Weights of a backbone alone go to model.backbone.weights"
+        f"not a detector of a known program ({', '.join(program.PROGRAM for program in FORMATS)}); its tensors are "
+        f"{shorten(state)}. For the weights of a backbone, set model.backbone.weights"
     )

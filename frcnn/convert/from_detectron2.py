@@ -1,7 +1,7 @@
 """Detectors of Detectron2's model zoo: ResNet and ResNeXt as C4, DC5 and FPN.
 
-What is other than ours, beside names: the row of background is the last of cls_score and not the first, and where a
-position has several anchor sizes, the ratios of a size stand together and not the sizes of a ratio.
+Differences besides names: background is the last row of cls_score, ours is the first. If a position has several anchor
+sizes, anchors are ordered by size first and then by ratio, ours by ratio first and then by size.
 """
 
 from collections.abc import Mapping
@@ -44,8 +44,8 @@ RULES = {
     r"roi_heads\.box_predictor\.cls_score\.(weight|bias)": r"roi_head.predictor.classes.\1",
     r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)": r"roi_head.predictor.deltas.\1",
 }
-LEAVE_OUT = {
-    r"(?:proposal_generator\.)?anchor_generator\.cell_anchors\.\d+": "anchors follow from the config",
+SKIP = {
+    r"(?:proposal_generator\.)?anchor_generator\.cell_anchors\.\d+": "anchors are computed from the config",
     r"pixel_(mean|std)": "read into data.mean and data.std",
     r"roi_heads\.(mask|keypoint)_.+": OTHER_HEADS,
 }
@@ -57,16 +57,16 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Rename, move the row of background, and reorder anchors.
+    """Rename tensors, move the row of background, and reorder anchors.
 
     Args:
-        state: with the names of Detectron2.
+        state: with Detectron2's names.
         content, file_name: not used.
 
     Raises:
-        CheckpointError: layers that are none of these detectors', or anchors of other than three ratios.
+        CheckpointError: unknown layers, or anchors with another number of ratios than three.
     """
-    renamed, left_out = rename(state, RULES, leave_out=LEAVE_OUT)
+    renamed, skipped = rename(state, RULES, skip=SKIP)
     name = find_resnet(renamed)
     family = (
         "fpn"
@@ -76,20 +76,21 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
         else "dc5"
     )
     settings: dict[str, Any] = {"model.backbone.name": name}
-    changes = ["roi_heads.box_predictor.cls_score: the row of background is moved from the end to the front"]
+    changes = ["roi_heads.box_predictor.cls_score: the row of background is moved from last to first"]
     change_rows(renamed, CLASSES, background_first)
 
     num_anchors = len(state[f"{OBJECTNESS}.weight"])
     if num_anchors != NUM_RATIOS:
         if num_anchors % NUM_RATIOS:
             raise CheckpointError(
-                f"{OBJECTNESS} has {num_anchors} anchors a position; their order is known for {NUM_RATIOS} ratios only"
+                f"{OBJECTNESS} has {num_anchors} anchors per position; their order is known only for {NUM_RATIOS} "
+                "ratios"
             )
         for layer, rows in ((RPN_OBJECTNESS, 1), (RPN_DELTAS, 4)):
             change_rows(renamed, layer, partial(ratios_slowest, num_ratios=NUM_RATIOS, rows_per_anchor=rows))
         changes.append(
-            f"the RPN's {num_anchors} anchors a position: the {NUM_RATIOS} ratios of each size -> "
-            f"the {num_anchors // NUM_RATIOS} sizes of each ratio"
+            f"the RPN's {num_anchors} anchors per position are reordered: {NUM_RATIOS} ratios for each size -> "
+            f"{num_anchors // NUM_RATIOS} sizes for each ratio"
         )
     num_classes = len(state["roi_heads.box_predictor.cls_score.weight"]) - 1
     if num_classes > 1 and len(renamed.get(f"{DELTAS}.bias", ())) == 4:
@@ -102,7 +103,7 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
     else:
         like = f"detectron2_{'resnet50' if name == 'resnet50' else 'resnet101'}_{family}"
         changes.append(
-            "the tensors do not say where a stage has its stride: model.backbone.stride_in_1x1 is as in the zoo"
+            "the tensors do not tell which convolutions have strides: model.backbone.stride_in_1x1 is as in the zoo"
         )
     return Conversion(
         program=PROGRAM,
@@ -110,7 +111,7 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
         state=renamed,
         settings=settings,
         changes=changes,
-        left_out=left_out,
+        skipped=skipped,
         train_source=TRAIN_SOURCE,
         num_ratios=NUM_RATIOS,
     )

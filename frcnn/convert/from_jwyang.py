@@ -1,7 +1,7 @@
 """Checkpoints of jwyang's faster-rcnn.pytorch: VGG16 and ResNet.
 
-The RPN's logits are k for background, then k for object; ours stand in pairs. It has deltas for background, which
-nothing trains.
+The RPN has k logits of background followed by k of object; ours are pairs. The box layer also has deltas of background,
+which are not trained.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ RESNET_RULES = SHARED_RULES | {
 }
 POOLING = {"align": "roi_align", "pool": "roi_pool"}
 SIZES = {9: [128.0, 256.0, 512.0], 12: [64.0, 128.0, 256.0, 512.0]}
-"""Anchor sizes by the anchors of a position, three ratios of each; four sizes are those for COCO."""
+"""Number of anchors per position -> anchor sizes, each with three ratios. Four sizes are used for COCO."""
 TRAIN_SOURCE = {"voc": {"difficult": "keep"}}
 
 
@@ -50,31 +50,31 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Rename, pair the RPN's logits, and take out the deltas of background.
+    """Rename tensors, pair the RPN's logits, and remove the deltas of background.
 
     Args:
         state: with the program's names.
-        content: of the whole file; `pooling_mode` and `class_agnostic` stand there.
+        content: the whole content of the file, with `pooling_mode` and `class_agnostic`.
         file_name: not used.
 
     Raises:
-        CheckpointError: pooling by crops, which is none of ours, or an unknown number of anchors.
+        CheckpointError: an unsupported pooling mode, or an unknown number of anchors.
     """
     entries = content if isinstance(content, Mapping) else {}
     first = state.get("RCNN_base.0.weight")
     is_vgg = first is not None and tuple(first.shape[2:]) == (3, 3)
-    renamed, left_out = rename(state, VGG_RULES if is_vgg else RESNET_RULES, leave_out={})
+    renamed, skipped = rename(state, VGG_RULES if is_vgg else RESNET_RULES, skip={})
     settings: dict[str, Any] = {} if is_vgg else {"model.backbone.name": find_resnet(renamed)}
-    changes = ["RCNN_rpn.RPN_cls_score: k logits of background and k of object -> k pairs"]
+    changes = ["RCNN_rpn.RPN_cls_score: k logits of background and k of object are reordered to k pairs"]
     change_rows(renamed, RPN_OBJECTNESS, pairs_together)
 
     mode = entries.get("pooling_mode")
     if mode is None:
-        changes.append("the file does not say how regions are pooled: by RoIAlign (model.roi.pooling.kind)")
+        changes.append("the file has no pooling_mode; RoIAlign is assumed (model.roi.pooling.kind)")
     elif mode not in POOLING:
         raise CheckpointError(
-            f"its pooling_mode is {mode!r}; only {' and '.join(POOLING)} can be had here, "
-            "not the bilinear crop of an affine grid"
+            f"pooling_mode {mode!r} is not supported; only {' and '.join(POOLING)} are, not the bilinear crop of an "
+            "affine grid"
         )
     else:
         settings["model.roi.pooling.kind"] = POOLING[mode]
@@ -83,10 +83,10 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
         settings["model.roi.class_agnostic"] = True
     else:
         change_rows(renamed, DELTAS, without_background)
-        changes.append("RCNN_bbox_pred: the 4 rows of background are taken out")
+        changes.append("RCNN_bbox_pred: the 4 rows of background are removed")
     num_anchors = len(state.get("RCNN_rpn.RPN_bbox_pred.bias", ())) // 4
     if num_anchors not in SIZES:
-        raise CheckpointError(f"RCNN_rpn.RPN_bbox_pred is of {num_anchors} anchors a position, not of 9 or 12")
+        raise CheckpointError(f"RCNN_rpn.RPN_bbox_pred has {num_anchors} anchors per position, expected 9 or 12")
     settings["model.anchors.sizes"] = SIZES[num_anchors]
     return Conversion(
         program=PROGRAM,
@@ -94,6 +94,6 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
         state=renamed,
         settings=settings,
         changes=changes,
-        left_out=left_out,
+        skipped=skipped,
         train_source=TRAIN_SOURCE,
     )

@@ -1,6 +1,6 @@
-"""Checkpoints of mmdetection: Faster R-CNN with a ResNet and FPN, of versions 1 (`bbox_head`) to 3 (`roi_head`).
+"""Checkpoints of mmdetection: Faster R-CNN with a ResNet and FPN, from version 1 (`bbox_head`) to 3 (`roi_head`).
 
-Since version 2 background is the last class; before, it was the first and had deltas.
+Since version 2 background is the last class. In version 1 it is the first and has deltas.
 """
 
 import ast
@@ -35,9 +35,9 @@ RULES = {
     r"(?:roi_head\.)?bbox_head\.fc_cls\.(weight|bias)": r"roi_head.predictor.classes.\1",
     r"(?:roi_head\.)?bbox_head\.fc_reg\.(weight|bias)": r"roi_head.predictor.deltas.\1",
 }
-LEAVE_OUT = {
+SKIP = {
     r"(?:roi_head\.)?mask_head\..+": OTHER_HEADS,
-    r"data_preprocessor\.(mean|std)": "preprocessing follows from the config",
+    r"data_preprocessor\.(mean|std)": "preprocessing is set by the config",
 }
 VERSION_1_SETTINGS = {
     "model.plus_one": True,
@@ -52,16 +52,16 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Rename, and put background where ours is.
+    """Rename tensors, and move the row of background.
 
     Args:
         state: with mmdetection's names.
-        content: of the whole file; `meta` names the classes and holds the config as text.
+        content: the whole content of the file; `meta` has the class names and the config as text.
         file_name: not used.
     """
     meta = content.get("meta") if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
-    renamed, left_out = rename(state, RULES, leave_out=LEAVE_OUT)
+    renamed, skipped = rename(state, RULES, skip=SKIP)
     settings: dict[str, Any] = {"model.backbone.name": find_resnet(renamed)}
     is_version_1 = "bbox_head.fc_cls.weight" in state
     num_classes = len(renamed[f"{CLASSES}.weight"]) - 1
@@ -71,30 +71,30 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
     if is_version_1:
         settings |= VERSION_1_SETTINGS
         changes = [
-            "version 1, which rounded the corners of anchors: ours are up to half a pixel off, results close, not equal"
+            "version 1 rounds the corners of anchors; ours differ by up to half a pixel, so results differ slightly"
         ]
         if not is_agnostic:
             change_rows(renamed, DELTAS, without_background)
-            changes.append("bbox_head.fc_reg: the 4 rows of background are taken out")
+            changes.append("bbox_head.fc_reg: the 4 rows of background are removed")
     else:
         change_rows(renamed, CLASSES, background_first)
-        changes = ["roi_head.bbox_head.fc_cls: the row of background is moved from the end to the front"]
+        changes = ["roi_head.bbox_head.fc_cls: the row of background is moved from last to first"]
     pixels = _pixel_settings(meta)
     if pixels is None:
-        changes.append("the file does not say how pixels are fed: as in the base config (data.channels, mean, std)")
+        changes.append("the file has no preprocessing; the base config sets data.channels, data.mean and data.std")
     return Conversion(
         program=PROGRAM,
         like="mmdetection_resnet50_fpn",
         state=renamed,
         settings=settings | (pixels or {}),
         changes=changes,
-        left_out=left_out,
+        skipped=skipped,
         class_names=_class_names(meta),
     )
 
 
 def _class_names(meta: Mapping[str, Any]) -> list[str] | None:
-    """CLASSES of versions 1 and 2, dataset_meta of version 3."""
+    """Class names: CLASSES in versions 1 and 2, dataset_meta in version 3."""
     dataset = meta.get("dataset_meta")
     found = [meta.get("CLASSES")]
     if isinstance(dataset, Mapping):
@@ -106,7 +106,7 @@ def _class_names(meta: Mapping[str, Any]) -> list[str] | None:
 
 
 def _pixel_settings(meta: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Preprocessing, and where a stage has its stride, from the config's text; None where there is none."""
+    """Preprocessing and the position of strides, from the text of the config; None if it has no preprocessing."""
     text = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), "")
     mean, std = (re.search(rf"\b{key}=(\[[\d., \n]+\])", text) for key in ("mean", "std"))
     is_rgb = re.search(r"\b(?:to_rgb|bgr_to_rgb)=(True|False)", text)

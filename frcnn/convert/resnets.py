@@ -1,4 +1,4 @@
-"""Which ResNet a state dict is of."""
+"""Recognise the ResNet of a state dict."""
 
 import re
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ RESNETS = {
     "resnext50_32x4d": ((3, 4, 6, 3), 256, (128, 4)),
     "resnext101_32x8d": ((3, 4, 23, 3), 256, (256, 8)),
 }
-"""Blocks of layer1 to layer4, output channels of layer1's third convolutions (None where there is no third), and
-output and input channels (of a group) of its second."""
+"""Numbers of blocks in layer1 to layer4; output channels of the third convolutions in layer1 (None if there are none);
+output channels, and input channels per group, of the second convolutions."""
 
 
 def find_resnet(state: Mapping[str, Tensor]) -> str:
-    """The name of the network whose tensors end on layer1.0.conv1.weight and so on, whatever stands before.
+    """The name of the network with tensors such as layer1.0.conv1.weight, after any prefix.
 
     Raises:
-        CheckpointError: it is none of `RESNETS`.
+        CheckpointError: the network is not in `RESNETS`.
     """
     blocks: list[set[str]] = [set(), set(), set(), set()]
     shapes = {}
@@ -40,6 +40,5 @@ def find_resnet(state: Mapping[str, Tensor]) -> str:
             return name
     kind = "no bottlenecks" if third is None else f"a second convolution of {second} channels"
     raise CheckpointError(
-        f"its backbone, stages of {', '.join(map(str, counts))} blocks with {kind}, is none that can be built here: "
-        f"{', '.join(RESNETS)}"
+        f"unknown backbone with stages of {', '.join(map(str, counts))} blocks and {kind}; known: {', '.join(RESNETS)}"
     )

@@ -1,4 +1,4 @@
-"""Our detectors as state dicts of torchvision."""
+"""Convert our detectors to state dicts of torchvision."""
 
 import re
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ BUILDERS = {
 
 
 def to_torchvision(model: Mapping[str, Tensor], *, unused: Mapping[str, Tensor], with_counters: bool) -> StateDict:
-    """Give a state dict of ours torchvision's names, and deltas for background.
+    """Rename our state dict to torchvision's names, and add deltas of background.
 
     Args:
-        model: of a detector that `refuse_others` lets pass.
-        unused: the deltas of background that were taken out when the file came from torchvision; else they are 0.
-        with_counters: keep the counters of batch norm. torchvision's own loads either way.
+        model: state dict of a detector that passes `require_supported`.
+        unused: the deltas of background that were removed on import; if empty, they are 0.
+        with_counters: keep the counters of batch norm. torchvision loads both forms.
     """
     rules = TWO_FC_RULES
     convs = sorted({int(m[1]) for name in model if (m := re.match(r"roi_head\.head\.convs\.(\d+)\.", name))})
@@ -49,8 +49,8 @@ def to_torchvision(model: Mapping[str, Tensor], *, unused: Mapping[str, Tensor],
             ),
             r"roi_head\.head\.fc6\.(\w+)": lambda m: f"roi_heads.box_head.{flattening + 1}.{m[1]}",
         }
-    leave_out = {} if with_counters else {rf".+\.{COUNTER}": "torchvision's frozen batch norm counts nothing"}
-    state, _ = rename(model, rules, leave_out=leave_out)
+    skip = {} if with_counters else {rf".+\.{COUNTER}": "torchvision's frozen batch norm has no counters"}
+    state, _ = rename(model, rules, skip=skip)
     for name in (f"{BOX_DELTAS}.weight", f"{BOX_DELTAS}.bias"):
         rows = state[name]
         background = unused.get(name)
@@ -60,11 +60,14 @@ def to_torchvision(model: Mapping[str, Tensor], *, unused: Mapping[str, Tensor],
     return state
 
 
-def refuse_others(config: Mapping[str, Any]) -> None:
-    """Raise where torchvision cannot build the detector of a config (whole, as plain data).
+def require_supported(config: Mapping[str, Any]) -> None:
+    """Raise an error if torchvision does not support the detector of a config.
+
+    Args:
+        config: the whole config as plain data.
 
     Raises:
-        CheckpointError: names the keys and what torchvision would need there.
+        CheckpointError: names the keys and the values that torchvision supports.
     """
     model = config["model"]
     backbone, rpn, roi = model["backbone"], model["rpn"], model["roi"]
@@ -102,7 +105,7 @@ def refuse_others(config: Mapping[str, Any]) -> None:
 
 
 def describe(config: Mapping[str, Any], *, num_outputs: int) -> list[str]:
-    """How to build torchvision's model for the state dict: lines for a person."""
+    """Lines of text on how to build torchvision's model for the state dict."""
     model, data = config["model"], config["data"]
     builder = BUILDERS.get((model["backbone"]["name"], model["roi"]["head"]["kind"]))
     mean, std = ([round(value / 255, 6) for value in data[key]] for key in ("mean", "std"))
@@ -130,10 +133,10 @@ def describe(config: Mapping[str, Any], *, num_outputs: int) -> list[str]:
     if eps is None:
         eps = 1e-3 if model["backbone"]["name"] == "mobilenet_v3_large" else TORCHVISION_EPS
     if eps != TORCHVISION_EPS:
-        lines.append(f"with eps = {eps} in every batch norm of the body, where torchvision has {TORCHVISION_EPS}")
+        lines.append(f"with eps = {eps} in every batch norm of the body; torchvision's default is {TORCHVISION_EPS}")
     pooling = model["roi"]["pooling"]
     if (pooling["size"], pooling["sampling_ratio"]) != (7, 2):
         lines.append(f"with MultiScaleRoIAlign of {pooling['size']} bins, sampling_ratio {pooling['sampling_ratio']}")
     if model["anchors"]["rounding"] != "torchvision":
-        lines.append("torchvision rounds the half sides of its anchors; this detector was trained without")
+        lines.append("torchvision rounds half the sides of its anchors; this detector was trained without rounding")
     return lines

@@ -26,9 +26,6 @@ BEFORE_QUEUES = 100
 """Exit priority of `close`. Higher priorities run first, and the queues of multiprocessing have 10. A worker whose
 queue is already closed does not receive the request to end, and PyTorch waits 5 s for it, twice."""
 
-REPORT_SECONDS = 1.0
-"""How long PyTorch may take to report a dead worker."""
-
 
 class Attempt(NamedTuple):
     """A sample or None, and the messages of images that could not be read before it.
@@ -184,7 +181,7 @@ class BatchLoader(DataLoader):
 
     def _batches(self) -> Generator[Batch | None, None, None]:
         dataset = self.samples.dataset
-        for batch, problems, fault in self._loaded():
+        for batch, problems, fault in received(super().__iter__()):
             if fault is not None:
                 raise fault
             for message in problems:
@@ -193,12 +190,19 @@ class BatchLoader(DataLoader):
                 raise DataError(f"{dataset.name}: no image can be read; first: {problems[0]}")
             yield batch
 
-    def _loaded(self) -> Iterator[Loaded]:
-        try:
-            yield from super().__iter__()
-        except (ConnectionError, EOFError) as error:  # a worker died while it sent a batch
-            time.sleep(REPORT_SECONDS)  # PyTorch raises an error with the cause when it notices
-            raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
+
+def received(results: Iterable[Any]) -> Generator[Any, None, None]:
+    """Yield the results of the workers.
+
+    Raises:
+        RuntimeError: the report of PyTorch about a dead worker, also if the worker died while it sent a batch, which
+            breaks the connection.
+    """
+    try:
+        yield from results
+    except (EOFError, ConnectionError) as error:
+        time.sleep(5)  # interrupted by PyTorch's SIGCHLD handler, which raises the cause
+        raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
 
 
 def close(iteration: ReferenceType[Generator]) -> None:

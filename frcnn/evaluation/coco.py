@@ -1,4 +1,4 @@
-"""COCO's numbers for records of any data set."""
+"""COCO metrics for the records of any dataset."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from frcnn.evaluation.coco_packages import evaluate_by_package
 from frcnn.evaluation.table import join_detections, join_objects
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""In the order of pycocotools' `stats`: AP at IoU 0.50:0.95, 0.50, 0.75, small, medium, large; AR likewise at
-0.50:0.95 with 1, 10 and 100 detections an image, and of small, medium and large objects with 100."""
+"""In the order of pycocotools' `stats`. AP at IoU 0.50:0.95, 0.50 and 0.75, and for small, medium and large objects.
+AR at IoU 0.50:0.95 with 1, 10 and 100 detections per image, and with 100 for small, medium and large objects."""
 
 
 def evaluate_coco(
@@ -22,30 +22,30 @@ def evaluate_coco(
     class_names: Sequence[str],
     backend: str = "auto",
 ) -> dict[str, Any]:
-    """The 12 numbers of COCO, and AP and AP50 of each class.
+    """Compute COCO's 12 metrics, and AP and AP50 of each class.
 
-    1. Lay the objects and the detections of all images out as two tables, with the annotated areas.
+    1. Join the objects and the detections of all images into two tables, with the annotated areas.
     2. Match them and accumulate precision and recall of each class.
-    3. All numbers are means over parts of those tables.
+    3. Each metric is a mean over a part of these tables.
 
     Args:
-        records: the annotation of n images.
-        detections: of the same images in the same order.
+        records: the annotations of n images.
+        detections: detections of the same images in the same order.
         class_names: K names; label k is class_names[k - 1].
-        backend: who takes step 2. "auto" is `evaluate_tables`; the others are packages to hold it to: "pycocotools",
-            equal to the bit, and "faster" (faster-coco-eval), equal to about 1e-15, as it takes the precision of a
-            first detection that is right as 1, where pycocotools has 1 / (1 + 2.2e-16).
+        backend: the implementation of step 2. "auto" is `evaluate_tables`. The others are packages for comparison:
+            "pycocotools" is bit-identical; "faster" (faster-coco-eval) agrees to about 1e-15, because it uses 1 for the
+            precision of a correct first detection and pycocotools uses 1 / (1 + 2.2e-16).
 
     Returns:
-        the 12 of `METRICS`, and per_class: {name: {"AP", "AP50"}}; values in 0..1, or None where the data set holds no
-        object to measure by (pycocotools says -1). Without any detection the numbers are 0.
+        the 12 values of `METRICS`, and per_class: {name: {"AP", "AP50"}}. Values are in 0..1, or None if the dataset
+        holds no object for the metric (-1 in pycocotools). Without any detection they are 0.
 
     Raises:
         ConfigError: the package is not installed.
 
-    Crowds are ignore regions as in COCO: detections that lie in one count neither way, however many they are.
-    Difficult objects, which COCO does not know, are handled as crowds. COCO's rules hold for every data set: areas are
-    small below 32^2 and large above 96^2 square pixels, and at most 100 detections of each class and image count.
+    Crowds are ignore regions, as in COCO: any number of detections in a crowd count neither as correct nor as wrong.
+    Difficult objects, which COCO does not have, are treated as crowds. COCO's rules apply to every dataset: areas are
+    small below 32^2 and large above 96^2 square pixels, and at most 100 detections per class and image count.
     """
     if len(records) != len(detections):
         raise ValueError(f"{len(records)} records but detections of {len(detections)} images")
@@ -65,7 +65,7 @@ def evaluate_coco(
 
 
 def _image_rank(records: Sequence[ImageRecord]) -> np.ndarray:
-    """(n,) by COCO's own ids, whose order breaks ties of scores between images; by place where they are no such ids."""
+    """(n,) order that breaks ties between scores: by image id if these are distinct integers, else by position."""
     ids = [record.image_id for record in records]
     if len(set(ids)) == len(ids) and all(isinstance(image_id, int) for image_id in ids):
         return np.argsort(np.argsort(np.array(ids, dtype=object)))

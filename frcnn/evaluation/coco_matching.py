@@ -1,7 +1,7 @@
 """COCO's matching and its tables of precision and recall, for all images, classes, areas and thresholds at once.
 
-Letters: I images, G objects, D detections that count, K classes, A = 4 ranges of area, T = 10 thresholds of IoU,
-R = 101 points of recall.
+Letters: I images, G objects, D counted detections, K classes, A = 4 area ranges, T = 10 IoU thresholds, R = 101 recall
+points.
 """
 
 from typing import NamedTuple
@@ -14,57 +14,58 @@ from frcnn.evaluation.table import DetectionTable, ObjectTable, pair_up_in_parts
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
-"""All, small, medium, large; square pixels, both ends within."""
+"""All, small, medium, large; square pixels, both ends inclusive."""
 LIMITS = (1, 10, 100)
-"""How many detections of a class count in an image."""
+"""Numbers of detections per class and image."""
 
 
 class CocoTables(NamedTuple):
-    """What COCO's numbers are means of; -1 where a class has no object of that area."""
+    """The tables that COCO's metrics are means of; -1 if a class has no object in that area range."""
 
     precision: np.ndarray
-    """(T, R, K, A) the highest precision at that recall or a larger one, at the last of LIMITS."""
+    """(T, R, K, A) the highest precision at this or any larger recall, with the last of LIMITS."""
     recall: np.ndarray
-    """(T, K, A, limits) of all detections together."""
+    """(T, K, A, limits) recall with all detections up to each limit."""
 
 
 class _Ranked(NamedTuple):
-    """The detections that count, by class and falling score; equal scores by image."""
+    """The counted detections, sorted by class, then by descending score; equal scores by image."""
 
     key: np.ndarray  # (D,) class and image as one number
     labels: np.ndarray  # (D,)
     boxes: np.ndarray  # (D, 4) x, y, width, height
-    rank: np.ndarray  # (D,) 0 for the best of its class and image
+    rank: np.ndarray  # (D,) 0 for the best detection of its class and image
 
 
 class _Objects(NamedTuple):
-    """The objects by class and image."""
+    """The objects, sorted by class, then by image."""
 
     key: np.ndarray  # (G,)
     labels: np.ndarray  # (G,)
     boxes: np.ndarray  # (G, 4) x, y, width, height
     is_region: np.ndarray  # (G,)
-    is_ignored: np.ndarray  # (G, A) regions, and what is out of the range of area
+    is_ignored: np.ndarray  # (G, A) regions, and objects outside the area range
 
 
 def evaluate_tables(
     objects: ObjectTable, detections: DetectionTable, *, image_rank: np.ndarray, num_classes: int
 ) -> CocoTables:
-    """Match detections with objects and accumulate: the numbers of pycocotools to the bit, without its loops.
+    """Match detections with objects and accumulate. The result is bit-identical to pycocotools, without its loops.
 
-    1. Of each class and image take the 100 best detections; equal scores keep their order.
-    2. Pair them with the objects of their class and image where the IoU reaches the lowest threshold.
-    3. From the best to the worst, each takes the object of the highest IoU that is still free, the last of equals; an
-       ignored one only where there is no other. Ignored are regions, which are always free, and objects out of range.
-    4. A detection is right if it took an object, wrong if it took none and its own area is within the range. It
-       counts neither way if it took an ignored one, or none and its area is out of range.
-    5. Precision and recall after each detection of a class, from the highest score to the lowest.
+    1. Keep the 100 best detections of each class and image; equal scores keep their order.
+    2. Pair them with the objects of their class and image whose IoU reaches the lowest threshold.
+    3. In order of descending score, each detection takes the free object with the highest IoU; among equal IoUs, the
+       last one. It takes an ignored object only if there is no other. Ignored are regions, which stay free, and objects
+       outside the area range.
+    4. A detection is right if it took an object. It is wrong if it took none and its own area is in the range. It does
+       not count if it took an ignored object, or took none and its area is outside the range.
+    5. Compute precision and recall after each detection of a class, in order of descending score.
 
-    What is taken in one class and image changes nothing elsewhere, so step 3 lets the best detections of all classes
-    and images choose at once, then all the second best: 100 rounds, of which the later ones hold few pairs.
+    Matches in one class and image do not affect any other. So step 3 first matches the best detections of all classes
+    and images at once, then all second-best, and so on: 100 rounds, the later ones with few pairs.
 
     Args:
-        image_rank: (I,) order of the images where scores are equal.
+        image_rank: (I,) order of the images, which breaks ties between scores.
     """
     ranked = _rank_detections(detections, image_rank)
     sorted_objects = _sort_objects(objects, image_rank)
@@ -105,12 +106,12 @@ def _sort_objects(objects: ObjectTable, image_rank: np.ndarray) -> _Objects:
 
 
 def _is_within(areas: np.ndarray) -> np.ndarray:
-    """Which of the ranges (n,) areas lie in: (n, A)."""
+    """Which area ranges (n,) areas are in: (n, A)."""
     return (areas[:, None] >= AREA_RANGES[:, 0]) & (areas[:, None] <= AREA_RANGES[:, 1])
 
 
 def _judge(objects: _Objects, ranked: _Ranked) -> tuple[np.ndarray, np.ndarray]:
-    """Steps 2 to 4: which detections are right and which are wrong, both (A, T, D)."""
+    """Steps 2 to 4: find out which detections are right and which are wrong, both (A, T, D)."""
     is_within = _is_within(ranked.boxes[:, 2] * ranked.boxes[:, 3])  # (D, A)
     right = np.zeros((len(AREA_RANGES), len(THRESHOLDS), len(ranked.key)), dtype=bool)
     wrong = np.repeat(is_within.T[:, None], len(THRESHOLDS), axis=1)
@@ -132,7 +133,7 @@ def _judge(objects: _Objects, ranked: _Ranked) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _close_pairs(objects: _Objects, ranked: _Ranked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Step 2: detection, object and IoU of each pair, by detection, then by object."""
+    """Step 2: detection, object and IoU of each pair, sorted by detection, then by object."""
     parts = []
     for detection, candidate in pair_up_in_parts(ranked.key, objects.key):
         overlap = _iou(ranked.boxes[detection], objects.boxes[candidate], objects.is_region[candidate])
@@ -145,13 +146,13 @@ def _close_pairs(objects: _Objects, ranked: _Ranked) -> tuple[np.ndarray, np.nda
 def _choose(
     objects: _Objects, is_taken: np.ndarray, detection: np.ndarray, candidate: np.ndarray, overlap: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Step 3 for detections of which no two are of one class and image.
+    """Step 3 for at most one detection of each class and image.
 
     Args:
-        detection, candidate, overlap: (p,) pairs of a detection and an object, those of a detection side by side.
+        detection, candidate, overlap: (p,) pairs of a detection and an object, grouped by detection.
 
     Returns:
-        Which pair was chosen, and for which area and threshold: three arrays of one length.
+        the chosen pairs and their area range and threshold: three arrays of equal length.
     """
     is_free = ~is_taken[candidate] | objects.is_region[candidate][:, None, None]
     reaches = (overlap[:, None] >= THRESHOLDS)[:, None]
@@ -169,9 +170,9 @@ def _choose(
 
 
 def _iou(boxes: np.ndarray, others: np.ndarray, is_region: np.ndarray) -> np.ndarray:
-    """IoU of (p, 4) and (p, 4) boxes x, y, width, height, pair by pair, with the roundings of COCO's mask API.
+    """IoU of boxes (p, 4) and (p, 4) x, y, width, height, pairwise, rounded as in COCO's mask API.
 
-    With a region: the share of the detection that lies in it.
+    For a region: the share of the detection's area inside the region.
     """
     near = np.maximum(boxes[:, :2], others[:, :2])
     sides = np.minimum(boxes[:, 2:] + boxes[:, :2], others[:, 2:] + others[:, :2]) - near
@@ -186,6 +187,6 @@ def _precision_at_points(right: np.ndarray, wrong: np.ndarray, number: int) -> n
     found = np.cumsum(right, axis=1, dtype=np.float64)
     precision = found / (np.cumsum(wrong, axis=1, dtype=np.float64) + found + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)  # 0 at a recall that is not reached
+    envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)  # 0 at a recall that is never reached
     reached = [np.searchsorted(row, RECALL_POINTS, side="left") for row in found / number]
     return np.take_along_axis(envelope, np.stack(reached), axis=1)

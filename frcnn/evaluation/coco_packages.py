@@ -1,4 +1,4 @@
-"""COCO's tables by the packages that are known for it, pycocotools and faster-coco-eval: what ours is held to."""
+"""COCO's tables computed by the packages pycocotools and faster-coco-eval, for comparison with this implementation."""
 
 import contextlib
 import io
@@ -15,20 +15,20 @@ from frcnn.evaluation.table import DetectionTable, ObjectTable
 
 
 def check_installed(backend: str) -> None:
-    """Raise ConfigError where `eval.backend` names a package that is not there."""
+    """Raise ConfigError if the package that `eval.backend` names is not installed."""
     if backend == "faster" and find_spec("faster_coco_eval") is None:
         raise ConfigError(
-            'eval.backend: faster needs faster-coco-eval: pip install "frcnn[fast]"; auto needs no package'
+            'eval.backend: faster needs faster-coco-eval (pip install "frcnn[fast]"); auto needs no package'
         )
 
 
 def evaluate_by_package(
     backend: str, objects: ObjectTable, detections: DetectionTable, *, image_rank: np.ndarray, num_classes: int
 ) -> CocoTables:
-    """The tables that `backend`, "pycocotools" or "faster", makes of the same objects and detections.
+    """Compute the tables of `evaluate_tables` with a package: "pycocotools" or "faster".
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: the package is not installed.
     """
     check_installed(backend)
     source = {"image_ids": range(len(image_rank)), "category_ids": range(1, num_classes + 1)}
@@ -55,10 +55,10 @@ def _evaluator(backend: str) -> Any:
 
 
 class _Annotations:
-    """What an evaluator asks of a COCO data set.
+    """The part of the pycocotools.COCO interface that an evaluator uses.
 
-    The packages' own classes index annotations by image, class and id, for questions that are not asked where all of
-    the data set is evaluated; that takes longer than faster-coco-eval's whole matching.
+    The packages' own classes also index annotations by image, class and id. An evaluation of the whole dataset does not
+    need that index, and building it takes longer than all of faster-coco-eval's matching.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class _Annotations:
         return list(self.category_ids)
 
     def getAnnIds(self, **_: Any) -> range:
-        """Of all images and classes: nothing else is asked for."""
+        """Ids of all annotations; evaluators ask for all images and classes only."""
         return range(1, len(self.annotations) + 1)
 
     def loadAnns(self, ids: range) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Everything that is measured, as eval.json holds it and as a table to read."""
+"""All metrics, as the content of eval.json and as a text table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,30 +8,30 @@ from frcnn.evaluation.coco import METRICS, evaluate_coco
 from frcnn.evaluation.voc import evaluate_voc
 
 
-def evaluate(
+def compute_metrics(
     records: Sequence[ImageRecord],
     detections: Sequence[ImageDetections],
     *,
     class_names: Sequence[str],
     backend: str = "auto",
 ) -> dict[str, Any]:
-    """COCO's and VOC's numbers, of all classes together and of each.
+    """Compute COCO and VOC metrics, overall and for each class.
 
     Args:
-        records: the annotation of n images.
-        detections: of the same images in the same order.
+        records: the annotations of n images.
+        detections: detections of the same images in the same order.
         class_names: K names; label k is class_names[k - 1].
-        backend: who computes COCO's numbers, see `evaluate_coco`.
+        backend: implementation of COCO's metrics, see `evaluate_coco`.
 
     Returns:
-        plain data that JSON takes as it is, without NaN:
+        plain data that can be written as JSON, without NaN:
 
-        coco       the 12 numbers, in 0..1
+        coco       the 12 metrics, in 0..1
         voc        mAP and mAP_11point at IoU 0.5
         per_class  {name: {AP, AP50, voc_AP, voc_AP_11point, objects}}
         images     n
 
-        A number is None where there is no object to measure it by; `objects` leaves out crowds and difficult objects.
+        A metric is None if there is no object to measure it on. `objects` does not count crowds and difficult objects.
     """
     coco = evaluate_coco(records, detections, class_names=class_names, backend=backend)
     voc = evaluate_voc(records, detections, class_names=class_names)
@@ -54,9 +54,9 @@ def evaluate(
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The numbers of `evaluate` as aligned text: COCO's 12, VOC's 2, and a row for each class that has objects.
+    """Format a report of `compute_metrics` as text: 12 COCO metrics, 2 VOC metrics, a row for each class with objects.
 
-    Numbers are percentages; `-` stands where there is nothing to measure by.
+    Values are percentages; `-` stands for a metric that is None.
     """
     per_class = report["per_class"]
     measured = {name: row for name, row in per_class.items() if row["objects"]}
@@ -75,7 +75,7 @@ def format_report(report: dict[str, Any]) -> str:
         lines += ["", *_table(rows)]
     absent = [name for name in per_class if name not in measured]
     if absent:
-        lines += ["", f"without objects in this data set: {', '.join(absent)}"]
+        lines += ["", f"classes without objects in this dataset: {', '.join(absent)}"]
     return "\n".join(lines)
 
 
@@ -84,7 +84,7 @@ def _percent(value: float | None) -> str:
 
 
 def _table(rows: list[list[str]], *, first: int = 0) -> list[str]:
-    """Rows with the first column to the left, at least `first` wide, and the others to the right."""
+    """Format rows: the first column left-aligned and at least `first` wide, the others right-aligned."""
     width = max(first, *(len(row[0]) for row in rows))
     widths = [max(7, *(len(row[column]) for row in rows)) for column in range(1, len(rows[0]))]
     return [

@@ -1,4 +1,4 @@
-"""The boxes of all images side by side, so that evaluation needs no loop over images."""
+"""The boxes of all images in one table, so that evaluation needs no loop over images."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -9,11 +9,11 @@ import numpy as np
 from frcnn.annotations import ImageDetections, ImageRecord
 
 MOST_PAIRS = 2**20
-"""Detections with objects that are compared at once; a pair takes about 150 bytes."""
+"""Pairs of a detection and an object that are compared at once; a pair takes about 150 bytes."""
 
 
 class ObjectTable(NamedTuple):
-    """The m annotated objects and regions of n images, those of an image side by side and in their order."""
+    """The m annotated objects and ignore regions of n images, grouped by image, in their order."""
 
     image: np.ndarray
     """(m,) position of the image, 0..n-1."""
@@ -28,7 +28,7 @@ class ObjectTable(NamedTuple):
 
 
 class DetectionTable(NamedTuple):
-    """The d detections of n images, those of an image side by side and in their order."""
+    """The d detections of n images, grouped by image, in their order."""
 
     image: np.ndarray
     """(d,) position of the image, 0..n-1."""
@@ -60,14 +60,14 @@ def join_detections(detections: Sequence[ImageDetections]) -> DetectionTable:
 
 
 def pair_up(keys: np.ndarray, object_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every detection with every object of the same key.
+    """Pair every detection with every object of the same key.
 
     Args:
-        keys: (d,) of the detections.
-        object_keys: (m,) of the objects, ascending.
+        keys: (d,) key of each detection.
+        object_keys: (m,) key of each object, ascending.
 
     Returns:
-        Positions of the detection and of the object of each pair, both (p,); by detection, then by object.
+        positions of the detection and of the object of each pair, both (p,), sorted by detection, then by object.
     """
     start = np.searchsorted(object_keys, keys, side="left")
     number = np.searchsorted(object_keys, keys, side="right") - start
@@ -77,7 +77,7 @@ def pair_up(keys: np.ndarray, object_keys: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def pair_up_in_parts(keys: np.ndarray, object_keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`pair_up` for some detections after the others, about `MOST_PAIRS` pairs at a time, so that memory is bounded."""
+    """`pair_up` in parts of about `MOST_PAIRS` pairs, which bounds the memory."""
     number = np.searchsorted(object_keys, keys, side="right") - np.searchsorted(object_keys, keys, side="left")
     cuts = np.flatnonzero(np.diff(np.cumsum(number) // MOST_PAIRS, prepend=0))
     for first, end in pairwise([0, *cuts.tolist(), len(keys)]):
@@ -86,7 +86,7 @@ def pair_up_in_parts(keys: np.ndarray, object_keys: np.ndarray) -> Iterator[tupl
 
 
 def runs(values: np.ndarray) -> np.ndarray:
-    """Where runs of equal neighbours begin, of (n,) values.
+    """Positions at which runs of equal values start in (n,) values.
 
     >>> runs(np.array([3, 3, 5, 3]))
     array([0, 2, 3])

@@ -1,20 +1,20 @@
-"""Checkpoints: files that hold a detector and all it takes to use it.
+"""Checkpoints: files that hold a detector and everything needed to use it.
 
 A checkpoint is a dict:
 
-    format         1
+    format         version of this layout, `FORMAT`
     model          state dict of the detector
     config         the resolved config, as plain data
     class_names    list of K names; label k is class_names[k - 1]
-    category_ids   list of K ids, by which COCO results name the classes
-    step           optimiser steps behind these weights
-    ema            last.pt of a run with train.ema_decay: the averaged weights, as a state dict beside the raw `model`
-    is_averaged    best.pt: True where `model` holds averaged weights
-    trainer        what a resume needs; absent where the checkpoint is for use only
+    category_ids   list of K ids that COCO results use for the classes
+    step           number of optimizer steps behind these weights
+    ema            last.pt of a run with train.ema_decay: state dict of the averaged weights, in addition to `model`
+    is_averaged    best.pt: True if `model` holds averaged weights
+    trainer        state needed to resume; missing if the checkpoint is for inference only
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,35 @@ import torch
 
 from frcnn.errors import CheckpointError
 from frcnn.files.reading import shown
+from frcnn.files.run_format import check_run_format
 from frcnn.files.weight_limits import check_archive, check_tensors
 from frcnn.files.writing import replacing
 
 FORMAT = 1
+"""Version that `save_checkpoint` writes."""
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""For each older version n, a function from a checkpoint of version n to one of version n + 1.
+
+A config key that is missing in an older checkpoint needs no entry: it gets its default when the config is parsed.
+"""
 _KINDS = {"model": dict, "config": dict, "class_names": list, "category_ids": list, "step": int}
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any], *, keep: Path | None = None) -> None:
-    """Write a checkpoint so that a crash leaves the old file or the new one, never a part of one.
+class NewerFormatError(CheckpointError):
+    """A checkpoint was written by a newer version of frcnn."""
 
-    With `keep` the old file is kept under that name; at any moment one of both is whole.
+
+def save_checkpoint(path: Path, checkpoint: dict[str, Any], *, keep: Path | None = None) -> None:
+    """Write a checkpoint atomically, with the current `format`.
+
+    Args:
+        checkpoint: as in the module's docstring; `format` is set here.
+        keep: rename the old file to this path. At any moment at least one of the two files is complete.
 
     Raises:
-        CheckpointError: the disk is full or read-only, or the folder cannot be made; the old file is still there.
+        CheckpointError: the disk is full or read-only, or the folder cannot be created. The old file is unchanged.
     """
+    checkpoint = {**checkpoint, "format": FORMAT}
     problem = _problem(checkpoint)
     assert problem is None, problem
     try:
@@ -44,22 +58,22 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], *, keep: Path | None
             _write(checkpoint, file)
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot write the checkpoint: {error.strerror or error}. "
-            "An earlier one, if there is any, is untouched"
+            f"{path}: cannot write the checkpoint: {error.strerror or error}. An earlier checkpoint is unchanged"
         ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU. Nothing in the file is executed (`weights_only`).
+    """Read a checkpoint onto the CPU and upgrade it to the current `format`.
 
-    Every record is held against its checksum, which torch.load alone does not look at.
+    The file cannot execute code (`weights_only=True`). The checksum of every record is verified; torch.load alone does
+    not do that.
 
     Raises:
-        CheckpointError: the file is missing, cut short, damaged, no checkpoint of frcnn, or asks for more memory than
-            it can have a use for.
+        CheckpointError: the file is missing, truncated, damaged, not a checkpoint of frcnn, written by a newer version,
+            or its tensors need far more memory than the file has bytes.
     """
     if path.is_dir():
-        raise CheckpointError(f"{path}: a folder, not a checkpoint; a run's are in its folder checkpoints")
+        raise CheckpointError(f"{path}: is a folder, not a checkpoint. The checkpoints of a run are in RUN/checkpoints")
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
@@ -71,29 +85,65 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError and more
         raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint: the file is cut short or damaged, or another program's "
-            f"({type(error).__name__}). Copy it again, or use another one of the run, such as last.pt"
+            f"{path}: cannot be read as a checkpoint: the file is truncated, damaged or written by another program "
+            f"({type(error).__name__}). Copy the file again, or use another checkpoint of the run, such as last.pt"
         ) from error
+    checkpoint = upgraded(checkpoint, path) if is_checkpoint(checkpoint) else checkpoint
     problem = _problem(checkpoint)
     if problem:
         raise CheckpointError(
-            f"{path}: not a checkpoint of frcnn: {problem}. Plain weights go to train's --init-from or to "
+            f"{path}: not a checkpoint of frcnn: {problem}. To use plain weights, pass them to --init-from or "
             "model.backbone.weights"
         )
     return checkpoint
 
 
-def load_newest(last: Path, previous: Path) -> tuple[dict[str, Any], Path, str]:
-    """The checkpoint `last` or, where that is missing or damaged, the one written before it.
+def is_checkpoint(content: Any) -> bool:
+    """Whether the content of a weight file claims to be a checkpoint of frcnn."""
+    return isinstance(content, dict) and type(content.get("format")) is int
 
-    Returns:
-        the checkpoint, the file it is from, and what was wrong with `last`; "" where nothing was.
+
+def upgraded(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Upgrade a checkpoint, one version at a time, to the current `format`.
 
     Raises:
-        CheckpointError: neither can be read.
+        CheckpointError: the checkpoint is newer than this version of frcnn, too old, or damaged.
+    """
+    version = checkpoint["format"]
+    if version > FORMAT:
+        raise NewerFormatError(
+            f"{path}: written by a newer frcnn (checkpoint format {shown(version)}; this version reads up to "
+            f"{FORMAT}). Update frcnn"
+        )
+    while version < FORMAT:
+        if version not in UPGRADES:
+            raise CheckpointError(
+                f"{path}: checkpoint format {shown(version)} is no longer supported. Load and save the file with an "
+                "older frcnn"
+            )
+        try:
+            checkpoint = UPGRADES[version](checkpoint) | {"format": version + 1}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: cannot be upgraded from checkpoint format {version}: the file is damaged ({error!r})"
+            ) from error
+        version += 1
+    return checkpoint
+
+
+def load_newest(last: Path, previous: Path) -> tuple[dict[str, Any], Path, str]:
+    """Load the checkpoint `last`, or `previous` if `last` is missing or damaged.
+
+    Returns:
+        the checkpoint, the file it was read from, and what is wrong with `last` ("" if nothing is).
+
+    Raises:
+        CheckpointError: neither file can be read.
     """
     try:
         return load_checkpoint(last), last, ""
+    except NewerFormatError:
+        raise  # `last` is not damaged, and the training run would lose its steps
     except CheckpointError as error:
         problem = error
     if not previous.exists():
@@ -101,37 +151,41 @@ def load_newest(last: Path, previous: Path) -> tuple[dict[str, Any], Path, str]:
     try:
         return load_checkpoint(previous), previous, str(problem)
     except CheckpointError as error:
-        raise CheckpointError(f"no checkpoint to go on from. {problem}. The one before it: {error}") from error
+        raise CheckpointError(f"no checkpoint to resume from. {problem}. The previous checkpoint: {error}") from error
 
 
 def weights_to_use(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights to evaluate, predict, initialise and export with: the averaged ones where there are such."""
+    """The weights for evaluation, prediction, initialization and export: the averaged weights if there are any."""
     return checkpoint.get("ema") or checkpoint["model"]
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The checkpoint a user means: a file is taken as it is; of a run folder, or its folder
-    `checkpoints`, best.pt if there is one, else last.pt, else previous.pt.
+    """Find the checkpoint that a path stands for.
+
+    A file stands for itself. A run folder, or its folder `checkpoints`, stands for the first that exists of best.pt,
+    last.pt and previous.pt.
 
     Raises:
-        CheckpointError: there is no such file or folder, or the folder holds no checkpoint.
+        CheckpointError: the path does not exist, the folder holds no checkpoint, or the run folder was written by a
+            newer version of frcnn.
     """
     if source.is_file():
         return source
     if not source.exists():
         raise CheckpointError(f"{source}: no such run folder or checkpoint")
+    check_run_format(source / "env.json")
     for folder in (source / "checkpoints", source):
         for name in ("best.pt", "last.pt", "previous.pt"):
             if (folder / name).is_file():
                 return folder / name
-    raise CheckpointError(f"{source}: holds no run with a checkpoint (looked for checkpoints/best.pt and last.pt)")
+    raise CheckpointError(f"{source}: no checkpoint in this folder (looked for checkpoints/best.pt and last.pt)")
 
 
 def _write(checkpoint: dict[str, Any], file: Any) -> None:
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
-        # torch's writer notices a full disk late and speaks of it in its own words.
+        # torch's writer detects a full disk late and raises its own error instead of the OSError.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
         raise
@@ -145,22 +199,22 @@ def _check_sums(path: Path) -> None:
 
 
 def _problem(checkpoint: Any) -> str | None:
-    """What keeps a value from being a checkpoint; None where it is one."""
+    """The reason why a value is not a checkpoint of the current format; None if it is one."""
     if not isinstance(checkpoint, dict):
         return f"it holds a {type(checkpoint).__name__}"
     if "format" not in checkpoint:
         return "it has no entry 'format'"
-    if not isinstance(checkpoint["format"], int) or checkpoint["format"] != FORMAT:
-        return f"its format is {shown(checkpoint['format'])}, this version reads {FORMAT}"
+    if not is_checkpoint(checkpoint):
+        return f"its entry 'format' is {shown(checkpoint['format'])}"
     for key, kind in _KINDS.items():
         if key not in checkpoint:
             return f"it has no entry '{key}'"
         if not isinstance(checkpoint[key], kind):
             return f"its entry '{key}' is a {type(checkpoint[key]).__name__}"
     if not all(isinstance(name, str) for name in checkpoint["class_names"]):
-        return "a class name is no text"
+        return "a class name is not a string"
     if not all(isinstance(each, int) for each in checkpoint["category_ids"]):
-        return "a category id is no whole number"
+        return "a category id is not an integer"
     if not len(checkpoint["class_names"]) == len(checkpoint["category_ids"]) > 0:
         return f"it has {len(checkpoint['class_names'])} class names, {len(checkpoint['category_ids'])} category ids"
     return None

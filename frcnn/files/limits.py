@@ -1,7 +1,7 @@
-"""How much a file may ask for before it is refused; docs/safety.md says why and what else is checked.
+"""Limits on the size of input files. docs/safety.md describes them and the other checks.
 
-A file from elsewhere is read only up to these limits, so that one file cannot fill the memory. Each is generous: far
-above what real data sets hold. Where a larger one is needed, the environment variable of the limit's name raises it.
+A file from an untrusted source is read only up to these limits, so that one file cannot exhaust the memory. Each limit
+is far above what real datasets need. To raise a limit, set the environment variable of its name.
 """
 
 import os
@@ -13,18 +13,18 @@ MIB = 2**20
 
 
 class Limit(NamedTuple):
-    """A limit that the environment can raise."""
+    """A limit that an environment variable can change."""
 
     variable: str
-    """Environment variable that sets another one, a whole number such as 8e9 or 2000000."""
+    """Environment variable that overrides the default: a number such as 8e9 or 2000000."""
     default: int
     unit: str
 
     def value(self) -> int:
-        """The limit in force.
+        """The current limit.
 
         Raises:
-            ConfigError: the variable holds no number above 0.
+            ConfigError: the environment variable does not hold a positive number.
         """
         text = os.environ.get(self.variable, "")
         if not text:
@@ -38,41 +38,42 @@ class Limit(NamedTuple):
         return value
 
     def check(self, amount: int, subject: object, *, error: type[UserError]) -> None:
-        """Raise `error` where `amount` is above the limit."""
+        """Raise `error` if `amount` is above the limit."""
         limit = self.value()
         if amount > limit:
             raise error(
-                f"{subject}: has {amount:,} {self.unit}, more than the limit of {limit:,}. If it is to be trusted, set "
-                f"the environment variable {self.variable}={amount}"
+                f"{subject}: has {amount:,} {self.unit}, more than the limit of {limit:,}. If you trust it, set the "
+                f"environment variable {self.variable}={amount}"
             )
 
 
 JSON_BYTES = Limit("FRCNN_MAX_JSON_BYTES", 1536 * MIB, "bytes")
-"""Annotations and detections. COCO's training set has 0.45 GB, LVIS 1.1 GB; read, they take up to ten times as much."""
+"""Annotations and detections. COCO's training set has 0.45 GB, LVIS 1.1 GB. Parsed, they take up to ten times as much
+memory."""
 XML_BYTES = Limit("FRCNN_MAX_XML_BYTES", 16 * MIB, "bytes")
-"""One VOC annotation; they have a few kB."""
+"""One VOC annotation; typical size is a few kB."""
 LIST_BYTES = Limit("FRCNN_MAX_LIST_BYTES", 64 * MIB, "bytes")
-"""A list of image names: about 4 million of them."""
+"""A list of image names: about 4 million names."""
 CONFIG_BYTES = Limit("FRCNN_MAX_CONFIG_BYTES", MIB, "bytes")
 """One YAML file."""
 IMAGE_PIXELS = Limit("FRCNN_MAX_IMAGE_PIXELS", 178_956_970, "pixels")
-"""Width times height, known before an image is decoded. Twice Pillow's threshold of warning, where it refuses too."""
+"""Width times height, checked before an image is decoded. Pillow warns at half this number and also refuses here."""
 
 XML_DEPTH = 100
-"""Elements inside one another; VOC's parts of objects are at 4."""
+"""Nesting depth of XML elements; parts of VOC objects are at depth 4."""
 CONFIG_DEPTH = 50
-"""Mappings and lists inside one another in a config; ours are at 5."""
+"""Nesting depth of mappings and lists in a config; the shipped configs reach 5."""
 CONFIG_NODES = 100_000
-"""Values of a config, counted again at each alias: by aliases of aliases a few lines can stand for billions."""
+"""Values in a config, counted again at each alias: with nested aliases, a few lines can stand for billions."""
 CONFIG_DIGITS = 1000
-"""Of one whole number; Python neither reads nor prints more than 4300."""
+"""Digits of one integer; Python neither reads nor prints more than 4300."""
 CONFIG_BASES = 30
-"""Files in a chain of bases."""
+"""Length of a chain of base files."""
 IMAGE_SIDE = 2**24
-"""Height or width of an image in its annotation: up to here float32 boxes hold whole pixels."""
+"""Height or width of an image in its annotation. float32 boxes represent whole pixels exactly up to this size."""
 COORDINATE = 1e18
-"""Coordinates of detections: up to here areas are finite in float32."""
+"""Coordinates of detections. Up to this value areas are finite in float32."""
 UNPACKED_RATIO = 4
-"""Bytes of tensors for each byte of a weight file; torch does not compress, so in an honest file there is about 1."""
+"""Bytes of tensors for each byte of a weight file. torch does not compress, so the ratio of a valid file is about 1."""
 UNPACKED_BYTES = 64 * MIB
-"""What a weight file may hold at any ratio."""
+"""Bytes of tensors that a weight file may hold at any ratio."""

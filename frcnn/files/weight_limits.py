@@ -1,7 +1,7 @@
-"""What a weight file may ask for, seen before and after it is read.
+"""Checks that a weight file does not need far more memory than its size, before and after it is read.
 
-The reader (`torch.load`) makes whatever storage a file declares: a few hundred bytes can declare gigabytes, by a
-compressed archive or by a tensor whose shape is larger than its data.
+The reader (`torch.load`) allocates any storage that a file declares. A few hundred bytes can declare gigabytes, with a
+compressed archive or with a tensor whose shape is larger than its data.
 """
 
 import pickletools
@@ -17,11 +17,11 @@ from frcnn.files.limits import UNPACKED_BYTES, UNPACKED_RATIO
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip file that unpacks to far more than it holds.
+    """Refuse a zip file whose unpacked size is far larger than the file.
 
     Raises:
-        CheckpointError: it does.
-        zipfile.BadZipFile: it is broken.
+        CheckpointError: the unpacked size is too large.
+        zipfile.BadZipFile: the archive is invalid.
     """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -29,11 +29,11 @@ def check_archive(path: Path) -> None:
 
 
 def check_pickle(path: Path) -> None:
-    """Refuse a pickle that asks for a table of more entries than it has bytes: Python's reader would fill it at once.
+    """Refuse a pickle whose memo table has more entries than the file has bytes; Python's reader allocates it at once.
 
     Raises:
-        CheckpointError: it does.
-        ValueError: it is broken.
+        CheckpointError: the table is too large.
+        ValueError: the pickle is invalid.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -43,7 +43,7 @@ def check_pickle(path: Path) -> None:
 
 
 def check_tensors(content: Any, path: Path) -> None:
-    """Refuse tensors that say they are far larger than the file."""
+    """Refuse tensors that are far larger than the file."""
     total = 0
     storages: set[int] = set()
     done: set[int] = set()

@@ -1,12 +1,13 @@
-"""Weight files of any program, read without running anything that stands in them.
+"""Read weight files of any program without executing code from them.
 
-A .safetensors file is plain data. The others are pickles, and a pickle is a small program that may call anything. So
+A .safetensors file is plain data. The other formats are pickles, and a pickle is a small program that can call any
+function. Therefore:
 
-1. torch files, new (zip) and old, are read by `torch.load(weights_only=True)`. Training programs like to save objects
-   of their own beside the tensors, which that refuses; here each class it does not know is replaced by a
-   `Placeholder`, which takes whatever it is given and does nothing.
-2. Other pickles (Detectron2's .pkl) are read by an unpickler that knows numpy arrays, OrderedDict and nothing else. The
-   arrays are rebuilt from their bytes here, not by numpy's own functions for it.
+1. torch files, new (zip) and old, are read with `torch.load(weights_only=True)`. It refuses the objects that training
+   programs often save next to the tensors. Here each class that torch does not know is replaced with a `Placeholder`,
+   which accepts any arguments and does nothing.
+2. Other pickles (Detectron2's .pkl) are read with an unpickler that knows NumPy arrays and OrderedDict only. The arrays
+   are rebuilt from their bytes here, not with NumPy's own functions.
 """
 
 import pickle
@@ -27,18 +28,18 @@ from frcnn.files.weight_limits import check_archive, check_pickle, check_tensors
 
 ZIP_START = b"PK\x03\x04"
 OLD_TORCH_NUMBER = bytes.fromhex("6cfc9c46f9206aa85019")
-"""torch's files begin with it, pickled, where they are no zip archives."""
+"""Start, pickled, of torch files that are not zip archives."""
 OLD_TORCH_PICKLES = 4
-"""Of the old format: the number, its version, sizes of C types, and what was saved."""
+"""Pickles in an old torch file: the magic number, its version, sizes of C types, and the saved object."""
 RUNS_CODE = re.compile(
     r"(os|posix|nt|sys|subprocess|shutil|importlib|runpy|socket|pty|ctypes)\..*"
     r"|(builtins|io|_io)\.(eval|exec|compile|open|open_code|__import__|breakpoint|input)"
 )
-"""Names that no weight file has a use for. They would not be called anyway; a file that asks for them is refused."""
+"""Names that no weight file needs. They would not be called in any case; a file that names them is refused."""
 
 
 class Placeholder:
-    """An object of a class that is not restored. It keeps nothing and does nothing."""
+    """Stands for an object whose class is not restored. It stores nothing and does nothing."""
 
     class_name = ""
 
@@ -50,12 +51,13 @@ class Placeholder:
 
 
 def read_weight_file(path: str | Path) -> Any:
-    """What a weight file holds, on the CPU: as a rule a dict, with tensors somewhere in it.
+    """Read a weight file onto the CPU; the content is usually a dict with tensors at some level.
 
-    Numpy arrays come out as tensors, objects of other programs' classes as `Placeholder`.
+    NumPy arrays are converted to tensors. Objects of other programs' classes become a `Placeholder`.
 
     Raises:
-        CheckpointError: missing, empty, cut short, of another kind, or with a call that no weights need.
+        CheckpointError: the file is missing, empty, truncated, not a weight file, or names a function that weights do
+            not need.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -66,22 +68,22 @@ def read_weight_file(path: str | Path) -> Any:
         return content
     except CheckpointError:
         raise
-    except pickle.UnpicklingError as error:  # torch's own message advises to load without protection
+    except pickle.UnpicklingError as error:  # torch's own message suggests loading without protection
         raise CheckpointError(
-            f"{path}: cannot be read as weights: it holds more than tensors, or is another kind of file "
-            f"({_reason(error)}). A pickled model must be saved as its state_dict() first"
+            f"{path}: cannot be read as weights: it holds objects other than tensors, or is not a weight file "
+            f"({_reason(error)}). If it is a pickled model, save its state_dict() instead"
         ) from error
     except MemoryError as error:
-        raise CheckpointError(f"{path}: cannot be read as weights: it asks for more memory than there is") from error
-    except Exception as error:  # a broken file fails in many ways: zip, pickle, end of file
+        raise CheckpointError(f"{path}: cannot be read as weights: it needs more memory than is available") from error
+    except Exception as error:  # a damaged file fails in many ways: zip, pickle, end of file
         raise CheckpointError(
-            f"{path}: cannot be read as weights; it may be truncated or another kind of file "
+            f"{path}: cannot be read as weights; it may be truncated or not a weight file "
             f"({type(error).__name__}: {_first_line(error)})"
         ) from error
 
 
 def find_state_dict(content: Any, *, source: str | Path) -> dict[str, Tensor]:
-    """The tensors by name: of the content itself, or of its entry `model` or `state_dict`; {} where there are none.
+    """The tensors by name, from the content itself or its entry `model` or `state_dict`; {} if there are none.
 
     Raises:
         CheckpointError: the model was pickled as an object.
@@ -92,7 +94,7 @@ def find_state_dict(content: Any, *, source: str | Path) -> dict[str, Tensor]:
     if isinstance(content, Placeholder):
         raise CheckpointError(
             f"{source}: cannot be read as weights: it holds a pickled object ({content.class_name}). "
-            "A pickled model must be saved as its state_dict() first"
+            "Save the model's state_dict() instead"
         )
     items = content.items() if isinstance(content, Mapping) else ()
     return {str(key): value for key, value in items if isinstance(value, Tensor)}
@@ -111,7 +113,7 @@ def _read(path: Path) -> Any:
         check_pickle(path)
         with path.open("rb") as file:
             return _ArrayUnpickler(file, path).load()
-    raise CheckpointError(f"{path}: cannot be read as weights: it begins with {start[:16]!r}, as no weight file does")
+    raise CheckpointError(f"{path}: cannot be read as weights: it starts with {start[:16]!r}, unlike any weight file")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -123,7 +125,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path, *, is_zip: bool) -> Any:
-    """`torch.load(weights_only=True)`, which looks at our replacements only for names it does not know itself."""
+    """`torch.load(weights_only=True)`, which uses our replacements only for names it does not know."""
     if is_zip:
         check_archive(path)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else _names_in_old_file(path)
@@ -135,7 +137,7 @@ def _read_torch(path: Path, *, is_zip: bool) -> Any:
 
 
 def _names_in_old_file(path: Path) -> set[str]:
-    """Every class and function that torch's old format names, by old and by new name, without loading anything."""
+    """Every class and function that an old torch file names, under old and new names, without loading anything."""
     names = set()
     with path.open("rb") as file:
         for _ in range(OLD_TORCH_PICKLES):
@@ -147,13 +149,13 @@ def _names_in_old_file(path: Path) -> set[str]:
 
 
 def _current_name(module: str, name: str) -> str:
-    """The full name of a class in Python 3, where the file may have been written by Python 2."""
+    """The full name of a class in Python 3; the file may have been written by Python 2."""
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"
 
 
 def _replacement(name: str) -> Callable[..., Any]:
-    if name == "collections.defaultdict":  # it is filled like a dict, which torch lets no placeholder be
+    if name == "collections.defaultdict":  # torch fills it like a dict, which it does not allow for a placeholder
         return _plain_dict
     return _NUMPY.get(name) or type("Placeholder", (Placeholder,), {"class_name": name})
 
@@ -165,16 +167,16 @@ def _plain_dict(*_: Any) -> dict[Any, Any]:
 def _refuse_code(name: str, path: Path) -> None:
     if RUNS_CODE.fullmatch(name):
         raise CheckpointError(
-            f"{path}: refused: it asks to call {name}, which weights have no use for and an attack has. "
-            "Nothing of it was run"
+            f"{path}: refused: it asks to call {name}, which weights do not need and an attack does. "
+            "Nothing in the file was executed"
         )
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Plain values, OrderedDict and numpy arrays."""
+    """Reads plain values, OrderedDict and NumPy arrays only."""
 
     def __init__(self, file: BinaryIO, path: Path):
-        super().__init__(file, encoding="latin1")  # by which numpy's bytes survive from Python 2
+        super().__init__(file, encoding="latin1")  # keeps NumPy's bytes from Python 2 unchanged
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
@@ -183,21 +185,21 @@ class _ArrayUnpickler(pickle.Unpickler):
         if full_name in known:
             return known[full_name]
         _refuse_code(full_name, self.path)
-        raise pickle.UnpicklingError(f"it names {full_name}; a .pkl file may hold numpy arrays only")
+        raise pickle.UnpicklingError(f"it names {full_name}; a .pkl file may hold NumPy arrays only")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to data outside of it")
+        raise pickle.UnpicklingError("it refers to data outside the file")
 
 
-# What numpy writes into pickles, without numpy's functions: a dtype of numbers, a shape and bytes.
+# What NumPy writes into pickles, without NumPy's functions: a numeric dtype, a shape and bytes.
 
 
 class _Dtype:
-    """numpy.dtype(text, ...), as far as it is one of numbers."""
+    """numpy.dtype(text, ...), numeric types only."""
 
     def __init__(self, text: Any, *_: Any):
         if not re.fullmatch(r"[<>|=]?([fiu][1248]|b1)", str(text)):
-            raise pickle.UnpicklingError(f"an array of {str(text)[:40]!r} is none of numbers")
+            raise pickle.UnpicklingError(f"an array of {str(text)[:40]!r} is not numeric")
         self.dtype = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -205,7 +207,7 @@ class _Dtype:
 
 
 class _Array:
-    """numpy.ndarray; `values` is None until its state has come."""
+    """numpy.ndarray; `values` is None until the state is set."""
 
     values: np.ndarray | None = None
 
@@ -230,16 +232,16 @@ def _scalar(dtype: Any, data: Any) -> float | int | bool:
 
 def _build_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(dtype, _Dtype) or not isinstance(data, str | bytes | bytearray):
-        raise pickle.UnpicklingError("an array whose elements are no numbers")
+        raise pickle.UnpicklingError("the elements of an array are not numbers")
     data = data.encode("latin1") if isinstance(data, str) else data
-    array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)  # fails where the sizes do not agree
-    return array.astype(dtype.dtype.newbyteorder("="))  # a copy, which is writable
+    array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)  # fails if the sizes do not match
+    return array.astype(dtype.dtype.newbyteorder("="))  # a writable copy
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """codecs.encode, by which pickle writes bytes; codecs can do more than that."""
+    """codecs.encode, which pickle uses to write bytes; other encodings are refused."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError(f"it encodes by {str(encoding)[:40]!r}")
+        raise pickle.UnpicklingError(f"it uses the encoding {str(encoding)[:40]!r}")
     return text.encode("latin1")
 
 
@@ -264,7 +266,7 @@ _NUMPY: dict[str, Callable[..., Any]] = {
 
 
 def _with_tensors(value: Any, done: dict[int, Any]) -> Any:
-    """`value` with a tensor in the place of each array; `done` holds the outcome of each object seen before."""
+    """`value` with each array replaced with a tensor; `done` maps the id of each object seen to its result."""
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, _Array):
@@ -287,5 +289,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The unpickler's own words, around which torch puts advice."""
+    """The unpickler's own message, without the advice that torch adds."""
     return _first_line(error.__context__ if isinstance(error.__context__, Exception) else error)

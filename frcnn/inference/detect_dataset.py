@@ -1,25 +1,43 @@
-"""Detection on a whole data set."""
+"""Run a detector on a whole dataset, and evaluate the detections."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from frcnn.annotations import ImageDetections
+from frcnn.annotations import ImageDetections, ImageRecord
 from frcnn.data.dataset import DetectionDataset
+from frcnn.errors import DataError
+from frcnn.evaluation.evaluate import compute_metrics
 from frcnn.model.detector import FasterRCNN
+from frcnn.model.speed.autocast import Precision, autocast
 from frcnn.model.speed.compiled import CompiledDetector
 from frcnn.ops.boxes import to_original
 from frcnn.structures import Batch
 
-Precision = Literal["float32", "bf16", "fp16"]
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+class Evaluation(NamedTuple):
+    """Metrics of detections on a dataset, and what they were computed from."""
+
+    report: dict[str, Any]
+    """The content of eval.json: `report["coco"]["AP"]`, `report["voc"]["mAP"]`, `report["per_class"]`; see
+    `evaluation.evaluate.compute_metrics`."""
+    records: list[ImageRecord]
+    """Annotations of the n evaluated images."""
+    detections: list[ImageDetections]
+    """Detections of the same images in the same order."""
+    class_names: tuple[str, ...]
+    """K names; label k is class_names[k - 1]."""
+    notes: list[str]
+    """Facts about the dataset that change what is evaluated, such as classes that data.classes does not list."""
+    skipped: str
+    """How many images and annotations were skipped because they could not be used (data.on_error=skip); "" if none."""
 
 
-def detect(
+def detect_dataset(
     model: FasterRCNN | CompiledDetector,
     loader: Iterable[Batch | None],
     dataset: DetectionDataset,
@@ -27,20 +45,20 @@ def detect(
     device: torch.device | str,
     precision: Precision = "float32",
 ) -> dict[int, ImageDetections]:
-    """Detect on every image the loader gives.
+    """Detect objects in every image of a loader.
 
     1. Put the model into evaluation mode.
-    2. For each batch, find the detections and map them to the pixels of the original images.
-    3. Put the model back into the mode it was in, after an error too.
+    2. For each batch, detect and map the boxes to the pixels of the original images.
+    3. Restore the mode of each module, also after an error.
 
     Args:
-        loader: batches; None stands for one of which no image could be read.
-        dataset: what the loader reads, named in the progress bar (which is shown on a terminal only).
-        precision: autocast type; fp16 is float32 on a CPU.
+        loader: batches; None stands for a batch without a readable image.
+        dataset: the dataset of the loader. The progress bar, shown on a terminal only, gives its name.
+        precision: autocast type. On a CPU, fp16 means float32.
 
     Returns:
-        detections by position in the data set. Images that could not be read, and those filled in to complete a batch
-        (index -1), are missing.
+        detections by position in the dataset. Images that could not be read, and images that fill up a batch (index
+        -1), are missing.
     """
     found: dict[int, ImageDetections] = {}
     with (
@@ -55,6 +73,28 @@ def detect(
     return found
 
 
+def evaluate_dataset(
+    dataset: DetectionDataset, detections: Mapping[int, ImageDetections], *, backend: str
+) -> Evaluation:
+    """Evaluate detections of some or all images of a dataset.
+
+    Args:
+        detections: by position in the dataset, as from `detect_dataset`. Other images are not counted.
+        backend: implementation of COCO's metrics (eval.backend).
+
+    Raises:
+        DataError: there are no detections, because no image could be read.
+        ConfigError: the package of the backend is not installed.
+    """
+    if not detections:
+        raise DataError(f"{dataset.name}: no image could be read, so there is nothing to evaluate")
+    indices = sorted(detections)
+    records, found = [dataset.records[index] for index in indices], [detections[index] for index in indices]
+    report = compute_metrics(records, found, class_names=dataset.class_names, backend=backend)
+    names, notes = tuple(dataset.class_names), list(dataset.notes)
+    return Evaluation(report, records, found, names, notes, dataset.problems.summary())
+
+
 @torch.inference_mode()
 def detect_batch(
     model: FasterRCNN | CompiledDetector,
@@ -63,7 +103,11 @@ def detect_batch(
     device: torch.device | str,
     precision: Precision = "float32",
 ) -> list[ImageDetections]:
-    """The detections of each image of a batch, in pixels of the original image. The model is in evaluation mode."""
+    """Detect objects in one batch. The model must be in evaluation mode.
+
+    Returns:
+        detections of each image, in pixels of the original image.
+    """
     device = torch.device(device)
     batch = batch.to(device)
     with autocast(device, precision):
@@ -78,7 +122,7 @@ def detect_batch(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and every module's own mode again afterwards."""
+    """Put the model into evaluation mode, and restore the mode of every module at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -86,10 +130,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """The context that computes in `precision`; fp16 is float32 on a CPU."""
-    if precision == "float32" or (precision == "fp16" and device.type == "cpu"):
-        return nullcontext()
-    return torch.autocast(device.type, dtype=_AUTOCAST_TYPES[precision])

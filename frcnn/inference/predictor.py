@@ -1,4 +1,4 @@
-"""A trained detector to be used from Python: `frcnn.load(path).predict(images)`."""
+"""Use a trained detector from Python: `frcnn.load(path).predict(images)`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from frcnn.annotations import ImageDetections
 from frcnn.config import Config, parse_config
 from frcnn.data.augment.resize import resize_sample
 from frcnn.data.batching import Sample, collate
@@ -24,26 +25,26 @@ from frcnn.model.speed.device import find_device, set_tf32
 from frcnn.model.speed.placement import copy_for_detection
 
 COMPILE = "--compile"
-"""What detection is compiled by, for messages."""
+"""The option that requests compilation, for messages."""
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-"""A file, a PIL image, RGB pixels (H, W, 3) as numpy array, or RGB pixels (3, H, W) as tensor; pixels are uint8."""
+"""A file, a PIL image, RGB pixels (H, W, 3) as a NumPy array, or RGB pixels (3, H, W) as a tensor; pixels are uint8."""
 
 
 class Prediction(NamedTuple):
-    """What was found in one image, best first."""
+    """The detections of one image, sorted by descending score."""
 
     boxes: np.ndarray
-    """(n, 4) float32 xyxy pixels of the image as it was given, with continuous edges."""
+    """(n, 4) float32 xyxy in pixels of the given image, with continuous edges."""
     scores: np.ndarray
     """(n,) float32 in 0..1."""
     labels: np.ndarray
     """(n,) int64 in 1..K."""
     class_names: list[str]
-    """n names, one for each detection."""
+    """n names, one per detection."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: {"detections": [{"class", "label", "score", "box"}]}; pixels to 2 decimals."""
+        """Plain data for JSON: {"detections": [{"class", "label", "score", "box"}]}; boxes have 2 decimals."""
         columns = zip(self.class_names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
         return {
             "detections": [
@@ -59,11 +60,11 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """A detector with its classes and preprocessing. Made by `load`.
+    """A detector with its class names and preprocessing, created by `load`.
 
-    `predict` computes in float32, whatever train.precision is; `frcnn eval` uses train.precision. On a CUDA device,
-    float32 convolutions use TensorFloat-32 unless train.tf32 is false. The setting is global to the process: the
-    detector that was loaded last decides.
+    `predict` computes in float32, whatever the precision of the training run. (`frcnn eval` uses train.precision.) On a
+    CUDA device, float32 convolutions use TensorFloat-32 unless train.tf32 is false. The setting is global to the
+    process: the detector that was loaded last decides.
     """
 
     def __init__(
@@ -88,69 +89,80 @@ class Predictor:
         """Detect objects in images.
 
         Args:
-            images: one image or several, of any kind of `ImageLike`, of any sizes.
-            score_threshold: in 0..1. Below model.detect.score_threshold of the config (0.05 unless set) there is
-                nothing more to be had.
-            batch_size: images at a time. They share a canvas, so this pays for images of like size on a GPU.
+            images: one image or several images, of any type in `ImageLike` and any size.
+            score_threshold: in 0..1. Values below model.detect.score_threshold of the config (default 0.05) have no
+                effect.
+            batch_size: images per batch. They are padded to one canvas, so batches help on a GPU if the images have
+                similar sizes.
 
         Returns:
-            one prediction for each image, in order; a list of one for a single image.
+            one prediction per image, in order; a list of one prediction for a single image.
 
         Raises:
-            DataError: names the image that is missing, broken, or no 8-bit RGB.
+            DataError: an image is missing, damaged, or not 8-bit RGB. The message names the image.
         """
         images_in_order = [images] if isinstance(images, ImageLike) else list(images)
         predictions = []
         for start in range(0, len(images_in_order), batch_size):
             samples = [self.prepare(to_pixels(image)) for image in images_in_order[start : start + batch_size]]
-            predictions += self.predict_batch(samples, score_threshold=score_threshold)
+            found = self.detect_samples(samples, score_threshold=score_threshold)
+            predictions += [self.with_names(each) for each in found]
         return predictions
 
     def prepare(self, pixels: Tensor) -> Sample:
-        """Resize (3, H, W) uint8 RGB pixels for `predict_batch`. May be called in several threads at a time."""
+        """Resize (3, H, W) uint8 RGB pixels for `detect_samples`. Several threads may call it at the same time."""
         nothing, size = torch.zeros(0, dtype=torch.int64), torch.tensor(pixels.shape[1:])
         sample = Sample(pixels, torch.zeros(0, 4), nothing, nothing.bool(), size, index=-1, seed=0)
         return resize_sample(sample, short_side=self.short_side, long_side=self.long_side)
 
-    def predict_batch(self, samples: Sequence[Sample], *, score_threshold: float = 0.5) -> list[Prediction]:
-        """Detect objects in images made by `prepare`, on one canvas that holds them all."""
-        predictions = []
-        for found in detect_batch(self.model, collate(samples), device=self.device):
-            boxes, scores, labels = (column[found.scores >= score_threshold] for column in found)
-            predictions.append(Prediction(boxes, scores, labels, [self.class_names[k - 1] for k in labels]))
-        return predictions
+    def detect_samples(self, samples: Sequence[Sample], *, score_threshold: float = 0.5) -> list[ImageDetections]:
+        """Detect objects in images from `prepare`, padded to one canvas."""
+        return [
+            ImageDetections(*(column[found.scores >= score_threshold] for column in found))
+            for found in detect_batch(self.model, collate(samples), device=self.device)
+        ]
+
+    def with_names(self, detections: ImageDetections) -> Prediction:
+        """Add the class names to detections."""
+        return Prediction(*detections, class_names=[self.class_names[label - 1] for label in detections.labels])
 
 
 def load(path: str | Path, *, device: str = "auto", compiled: bool = False) -> Predictor:
     """Load a trained detector.
 
     Args:
-        path: a checkpoint, or a run folder (its best checkpoint, else its last).
-        device: auto is the GPU where there is one, else the CPU.
-        compiled: detect by a compiled graph, one for all sizes of images and each number of them in a batch. The first
-            batch takes minutes; a line on stdout says when a graph is compiled.
+        path: a run folder (its best checkpoint) or a checkpoint.
+        device: auto, cpu, cuda or cuda:N. auto is the GPU if there is one, else the CPU.
+        compiled: detect with a compiled graph: one graph for all image sizes, and one for each number of images in a
+            batch. Compiling takes minutes. A line on stdout reports each compiled graph.
 
     Raises:
-        CheckpointError: names the file and what is wrong with it.
-        ConfigError: there is no such device, or nothing to compile with.
+        CheckpointError: the checkpoint is missing or cannot be used. The message names the file and the reason.
+        ConfigError: there is no such device, or no compiler.
+
+    Example::
+
+        predictor = frcnn.load("runs/demo")
+        for prediction in predictor.predict(["street.jpg", "park.jpg"], score_threshold=0.7):
+            print(prediction.class_names, prediction.scores, prediction.boxes)
     """
     source = find_checkpoint(Path(path))
     checkpoint = load_checkpoint(source)
     config = parse_config(checkpoint["config"], source=str(source))
-    return restore(checkpoint, config, device=find_device(device), source=source, compiled=compiled)
+    return build_predictor(checkpoint, config, device=find_device(device), source=source, compiled=compiled)
 
 
-def restore(
+def build_predictor(
     checkpoint: dict[str, Any], config: Config, *, device: torch.device, source: Path, compiled: bool = False
 ) -> Predictor:
-    """The detector of a checkpoint, built by `config`, which may differ from the checkpoint's own in its numbers.
+    """Build the detector of a checkpoint with a config, which may differ from the checkpoint's config except in layers.
 
-    Weights are the averaged ones where there are such (train.ema_decay), in float32, changed into the form that detects
-    fastest (`model.placement`). `compiled`: see `load`. Sets TensorFloat-32 for this process by `train.tf32`.
+    The averaged weights are used if there are any (train.ema_decay), in float32, converted to the form that detects
+    fastest (`model.speed.placement`). `compiled`: see `load`. Sets TensorFloat-32 for this process by `train.tf32`.
 
     Raises:
         CheckpointError: the weights do not fit the model of the config.
-        ConfigError: there is nothing to compile with.
+        ConfigError: there is no compiler.
     """
     check_compiler(compiled, device, setting=COMPILE)
     set_tf32(config.train.tf32)
@@ -167,8 +179,8 @@ def restore(
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{source}: its weights do not fit the model of the config; an override of model... must not change "
-            f"layers. {error}"
+            f"{source}: its weights do not fit the model of the config. Overrides of model... must not change layers. "
+            f"{error}"
         ) from None
     model.to(device)
     if config.train.channels_last:
@@ -183,27 +195,28 @@ def restore(
 
 
 def _refuse_far_larger(build: Callable[[], FasterRCNN], weights: dict[str, Any], *, source: Path) -> None:
-    """Raise CheckpointError where the config asks for a model for which the file cannot hold the weights.
+    """Raise CheckpointError if the model of the config has far more weights than the file.
 
-    The model is built without memory for its weights: a config from elsewhere may ask for more than there is.
+    The model is built on the meta device, because a config from an untrusted source can ask for any amount of memory.
     """
     held = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
     try:
         with torch.device("meta"):
             wanted = sum(value.numel() for value in build().state_dict().values())
-    except RuntimeError as error:  # a number of elements beyond 64 bits
+    except RuntimeError as error:  # the number of elements exceeds 64 bits
         raise CheckpointError(f"{source}: the model of the config cannot be built: {error}") from None
     if wanted > 2 * held + 1_000_000:
         raise CheckpointError(
-            f"{source}: its weights do not fit the model of the config, which has {wanted:,} numbers, the file {held:,}"
+            f"{source}: its weights do not fit the model of the config: the model has {wanted:,} values, the file "
+            f"{held:,}"
         )
 
 
 def to_pixels(image: ImageLike) -> Tensor:
-    """The pixels of an image given in any way: (3, H, W) uint8 RGB.
+    """Convert an image of any type in `ImageLike` to pixels (3, H, W) uint8 RGB.
 
     Raises:
-        DataError: an unreadable file, or pixels of another type or shape.
+        DataError: the file cannot be read, or the pixels have another type or shape.
     """
     if isinstance(image, str | Path):
         return read_image(image)
@@ -211,13 +224,13 @@ def to_pixels(image: ImageLike) -> Tensor:
         try:
             return from_pil(image)
         except ValueError as error:
-            raise DataError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
+            raise DataError(f"a PIL image of mode {image.mode} is not supported: {error}") from error
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DataError(f"a numpy image must be uint8 RGB (H, W, 3), not {image.dtype} {image.shape}")
+            raise DataError(f"a NumPy image must be uint8 RGB (H, W, 3), not {image.dtype} {image.shape}")
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise DataError(f"a tensor image must be uint8 RGB (3, H, W), not {image.dtype} {tuple(image.shape)}")
         return image.cpu()
-    raise DataError(f"an image is a path, a PIL image, a numpy array or a tensor, not {type(image).__name__}")
+    raise DataError(f"an image must be a path, a PIL image, a NumPy array or a tensor, not {type(image).__name__}")

@@ -1,4 +1,4 @@
-"""Work that threads do ahead of the program."""
+"""Run a function ahead of its use, in threads."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -12,17 +12,17 @@ Result = TypeVar("Result")
 def prefetched(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """`map(function, items)` with threads that work ahead.
+    """Like `map(function, items)`, with threads that compute results ahead.
 
-    Threads suffice where `function` spends its time in libraries that release Python's global lock, as decoders do.
-    Close the generator to drop what has not begun.
+    Threads are enough if `function` spends its time in libraries that release Python's global lock, as decoders do.
+    Closing the generator cancels calls that have not started.
 
     Args:
-        workers: number of threads; 0 calls `function` when its result is asked for.
-        ahead: the most results, finished or not, that are held besides the one that is taken.
+        workers: number of threads; 0 calls `function` when its result is requested.
+        ahead: largest number of results, finished or not, that wait for their use.
 
     Yields:
-        the results in the order of `items`. An exception of `function` is raised in the place of its result.
+        the results in the order of `items`. An exception of `function` is raised in place of its result.
     """
     if workers == 0:
         yield from map(function, items)

@@ -1,31 +1,30 @@
-"""From the config to a detector: the one place of this room that reads it."""
+"""Build a detector from a config. No other module of this package reads the config."""
 
-from collections.abc import Callable
-from functools import partial
+import dataclasses
 
-from torch import Tensor, nn
+from torch import nn
 
 from frcnn.config.schema import Config
-from frcnn.config.schema.model import ModelConfig, RoiConfig
+from frcnn.config.schema.model import AnchorConfig, ModelConfig
 from frcnn.errors import ConfigError
 from frcnn.model.backbone.backbone import Backbone, build_backbone, has_batch_norm
-from frcnn.model.detector import FasterRCNN, Stages
-from frcnn.model.losses.losses import own_count, roi_losses, rpn_losses
-from frcnn.model.matching import label_anchors, sample_anchors, sample_rois
-from frcnn.model.roi.detection import detect
-from frcnn.model.roi.heads import BoxPredictor, ConvFcHead, RoiHead, RoiPooling
+from frcnn.model.detector import FasterRCNN
+from frcnn.model.losses.losses import MeanCount, RoiLoss, RpnLoss, own_count
+from frcnn.model.roi.detection import DetectionSelector
+from frcnn.model.roi.heads import BoxPredictor, ConvFcHead
+from frcnn.model.roi.pooling import RoiPooling
+from frcnn.model.roi.roi_head import RoiHead
+from frcnn.model.roi.targets import RoiSampler
 from frcnn.model.rpn.anchors import AnchorGenerator
-from frcnn.model.rpn.head import RpnHead, propose
+from frcnn.model.rpn.proposals import ProposalSelector
+from frcnn.model.rpn.rpn import RegionProposalNetwork
+from frcnn.model.rpn.targets import AnchorLabeller, AnchorSampler
 
 
 def build_from_config(
-    config: Config,
-    *,
-    num_classes: int,
-    pretrained: bool = True,
-    mean_count: Callable[[Tensor], Tensor] = own_count,
+    config: Config, *, num_classes: int, pretrained: bool = True, mean_count: MeanCount = own_count
 ) -> FasterRCNN:
-    """`build_detector` for a whole config: the pixels that the model gets are those of its `data` section."""
+    """Build the detector of a whole config; see `build_detector`. The section `data` gives mean, std and channels."""
     return build_detector(
         config.model,
         num_classes=num_classes,
@@ -45,20 +44,19 @@ def build_detector(
     std: tuple[float, float, float],
     channels: str = "rgb",
     pretrained: bool = True,
-    mean_count: Callable[[Tensor], Tensor] = own_count,
+    mean_count: MeanCount = own_count,
 ) -> FasterRCNN:
-    """Build the detector that `model` describes.
+    """Build the detector that the section `model` of a config describes.
 
     Args:
-        model: the `model` section of a config.
         num_classes: K, without background.
         mean, std: of each channel in the order of `channels`, on the scale 0..255.
         channels: "rgb" or "bgr".
-        pretrained: load the weights of `model.backbone.weights`; False where a checkpoint is loaded afterwards.
-        mean_count: the mean of a count over the processes that train together, see `losses`.
+        pretrained: load the weights of `model.backbone.weights`; False if a checkpoint is loaded afterwards.
+        mean_count: mean of a count over the processes that train together, see `losses`.
 
     Raises:
-        ConfigError: settings that do not go together.
+        ConfigError: settings that contradict each other.
         CheckpointError: weights that cannot be fetched or do not fit.
     """
     settings = model.backbone
@@ -82,27 +80,10 @@ def build_detector(
     )
     if pretrained and settings.weights is None:
         _require_trainable(model, backbone)
-    anchors = AnchorGenerator(
-        sizes=_sizes_per_level(model, num_levels=len(backbone.strides)),
-        ratios=model.anchors.ratios,
-        strides=backbone.strides,
-        rounding=model.anchors.rounding,
-        centre=model.anchors.centre,
-        strides_from=model.anchors.strides_from,
-    )
-    rpn = RpnHead(
-        backbone.channels,
-        channels=model.rpn.channels,
-        num_anchors=anchors.num_anchors,
-        num_convs=model.rpn.convs,
-        objectness=model.rpn.objectness,
-    )
     return FasterRCNN(
         backbone=backbone,
-        anchors=anchors,
-        rpn=rpn,
-        roi_head=_build_roi_head(model.roi, backbone, trunk_head, num_classes=num_classes, plus_one=model.plus_one),
-        stages=_bind_stages(model, mean_count),
+        rpn=_build_rpn(model, backbone, mean_count),
+        roi_head=_build_roi_head(model, backbone, trunk_head, num_classes=num_classes, mean_count=mean_count),
         mean=mean,
         std=std,
         channels=channels,
@@ -110,10 +91,39 @@ def build_detector(
     )
 
 
-def _bind_stages(model: ModelConfig, mean_count: Callable[[Tensor], Tensor]) -> Stages:
-    rpn, roi, final = model.rpn, model.roi, model.detect
-    propose_with = partial(
-        propose,
+def build_anchors(anchors: AnchorConfig, strides: tuple[int, ...]) -> AnchorGenerator:
+    """The anchors of a pyramid with these strides. A single list of sizes applies to every level.
+
+    Raises:
+        ConfigError: the lists of sizes do not fit the levels, or differ in length.
+    """
+    per_level = [list(level) for level in anchors.sizes if isinstance(level, list)]
+    if not per_level:
+        per_level = [[size for size in anchors.sizes if not isinstance(size, list)]] * len(strides)
+    if len(per_level) != len(strides):
+        raise ConfigError(
+            f"model.anchors.sizes has {len(per_level)} lists for {len(strides)} levels of model.backbone; "
+            "give one list per level, or a single list for all levels"
+        )
+    if len({len(level) for level in per_level}) != 1:
+        raise ConfigError(f"model.anchors.sizes: every level needs the same number of sizes, not {per_level}")
+    return AnchorGenerator(
+        sizes=per_level,
+        ratios=anchors.ratios,
+        strides=strides,
+        rounding=anchors.rounding,
+        centre=anchors.centre,
+        strides_from=anchors.strides_from,
+    )
+
+
+def _build_rpn(model: ModelConfig, backbone: Backbone, mean_count: MeanCount) -> RegionProposalNetwork:
+    rpn = model.rpn
+    per_level = rpn.post_nms_top_n_per_level
+    propose_train = ProposalSelector(
+        pre_nms_top_n=rpn.pre_nms_top_n.train,
+        post_nms_top_n=rpn.post_nms_top_n.train,
+        post_nms_top_n_per_level=per_level and per_level.train,
         nms_threshold=rpn.nms_threshold,
         min_box_size=rpn.min_box_size,
         min_box_size_in=rpn.min_box_size_in,
@@ -122,10 +132,13 @@ def _bind_stages(model: ModelConfig, mean_count: Callable[[Tensor], Tensor]) -> 
         max_growth=model.max_growth,
         plus_one=model.plus_one,
     )
-    per_level = rpn.post_nms_top_n_per_level
-    return Stages(
-        label_anchors=partial(
-            label_anchors,
+    return RegionProposalNetwork(
+        backbone.channels,
+        channels=rpn.channels,
+        num_convs=rpn.convs,
+        objectness=rpn.objectness,
+        anchors=build_anchors(model.anchors, backbone.strides),
+        label_anchors=AnchorLabeller(
             iou_positive=rpn.iou_positive,
             iou_negative=rpn.iou_negative,
             iou_low_quality=rpn.iou_low_quality,
@@ -133,53 +146,22 @@ def _bind_stages(model: ModelConfig, mean_count: Callable[[Tensor], Tensor]) -> 
             inside_only=rpn.inside_only,
             skip_padding=rpn.skip_padding,
         ),
-        sample_anchors=partial(
-            sample_anchors, num_samples=rpn.samples_per_image, positive_fraction=rpn.positive_fraction
-        ),
-        rpn_losses=partial(
-            rpn_losses, smooth_l1_beta=rpn.smooth_l1_beta, normaliser=rpn.normaliser, mean_count=mean_count
-        ),
-        propose_train=partial(
-            propose_with,
-            pre_nms_top_n=rpn.pre_nms_top_n.train,
-            post_nms_top_n=rpn.post_nms_top_n.train,
-            post_nms_top_n_per_level=per_level and per_level.train,
-        ),
-        propose_test=partial(
-            propose_with,
+        sample_anchors=AnchorSampler(num_samples=rpn.samples_per_image, positive_fraction=rpn.positive_fraction),
+        loss=RpnLoss(smooth_l1_beta=rpn.smooth_l1_beta, normaliser=rpn.normaliser, mean_count=mean_count),
+        propose_train=propose_train,
+        propose_test=dataclasses.replace(
+            propose_train,
             pre_nms_top_n=rpn.pre_nms_top_n.test,
             post_nms_top_n=rpn.post_nms_top_n.test,
             post_nms_top_n_per_level=per_level and per_level.test,
-        ),
-        sample_rois=partial(
-            sample_rois,
-            num_samples=roi.samples_per_image,
-            positive_fraction=roi.positive_fraction,
-            iou_positive=roi.iou_positive,
-            iou_negative_low=roi.iou_negative_low,
-            ignore_overlap=roi.ignore_overlap,
-            add_ground_truth=roi.add_ground_truth,
-        ),
-        roi_losses=partial(
-            roi_losses, box_weights=roi.box_weights, smooth_l1_beta=roi.smooth_l1_beta, mean_count=mean_count
-        ),
-        detect=partial(
-            detect,
-            box_weights=roi.box_weights,
-            score_threshold=final.score_threshold,
-            nms_threshold=final.nms_threshold,
-            max_detections=final.max_detections,
-            pre_nms_top_n=final.pre_nms_top_n,
-            min_box_size=final.min_box_size,
-            max_growth=model.max_growth,
-            plus_one=model.plus_one,
         ),
     )
 
 
 def _build_roi_head(
-    roi: RoiConfig, backbone: Backbone, trunk_head: nn.Module | None, *, num_classes: int, plus_one: bool
+    model: ModelConfig, backbone: Backbone, trunk_head: nn.Module | None, *, num_classes: int, mean_count: MeanCount
 ) -> RoiHead:
+    roi, detect = model.roi, model.detect
     pooling = RoiPooling(
         kind=roi.pooling.kind,
         size=roi.pooling.size,
@@ -189,7 +171,7 @@ def _build_roi_head(
         canonical_size=roi.pooling.canonical_size,
         canonical_level=roi.pooling.canonical_level,
         level_rule=roi.pooling.level_rule,
-        plus_one=plus_one,
+        plus_one=model.plus_one,
     )
     head = trunk_head
     if head is None:
@@ -206,34 +188,41 @@ def _build_roi_head(
     predictor = BoxPredictor(
         head.out_channels, num_classes=num_classes, class_agnostic=roi.class_agnostic, init=roi.predictor_init
     )
-    return RoiHead(pooling, head, predictor)
-
-
-def _sizes_per_level(model: ModelConfig, *, num_levels: int) -> list[list[float]]:
-    """The anchor sizes of each level: one list is for all levels alike."""
-    sizes = model.anchors.sizes
-    per_level = [list(level) for level in sizes if isinstance(level, list)]
-    if not per_level:
-        return [[size for size in sizes if not isinstance(size, list)]] * num_levels
-    if len(per_level) != num_levels:
-        raise ConfigError(
-            f"model.anchors.sizes has {len(per_level)} lists for {num_levels} levels of model.backbone; "
-            "give one list a level, or one for all of them"
-        )
-    if len({len(level) for level in per_level}) != 1:
-        raise ConfigError(f"model.anchors.sizes: every level needs the same number of sizes, not {per_level}")
-    return per_level
+    return RoiHead(
+        pooling=pooling,
+        head=head,
+        predictor=predictor,
+        sample_rois=RoiSampler(
+            num_samples=roi.samples_per_image,
+            positive_fraction=roi.positive_fraction,
+            iou_positive=roi.iou_positive,
+            iou_negative_low=roi.iou_negative_low,
+            ignore_overlap=roi.ignore_overlap,
+            add_ground_truth=roi.add_ground_truth,
+        ),
+        loss=RoiLoss(box_weights=roi.box_weights, smooth_l1_beta=roi.smooth_l1_beta, mean_count=mean_count),
+        select_detections=DetectionSelector(
+            box_weights=roi.box_weights,
+            score_threshold=detect.score_threshold,
+            nms_threshold=detect.nms_threshold,
+            max_detections=detect.max_detections,
+            pre_nms_top_n=detect.pre_nms_top_n,
+            min_box_size=detect.min_box_size,
+            max_growth=model.max_growth,
+            plus_one=model.plus_one,
+        ),
+    )
 
 
 def _require_trainable(model: ModelConfig, backbone: Backbone) -> None:
-    """Without weights, what is frozen stays random for ever."""
+    """Raise ConfigError if layers without pretrained weights are frozen: they would stay random."""
     if model.backbone.norm == "frozen_bn" and has_batch_norm(backbone.body):
         raise ConfigError(
-            "model.backbone.norm is frozen_bn but model.backbone.weights is null: statistics that were never estimated "
-            "cannot be frozen. Set weights, or norm: bn"
+            "model.backbone.norm is frozen_bn but model.backbone.weights is null, so the statistics to freeze do not "
+            "exist. Set weights, or norm: bn"
         )
     if model.backbone.frozen_stages > 0:
         raise ConfigError(
-            f"model.backbone.frozen_stages is {model.backbone.frozen_stages} but model.backbone.weights is null: "
-            "random layers would stay random. Set weights, or frozen_stages: 0"
+            f"model.backbone.frozen_stages is {model.backbone.frozen_stages} but model.backbone.weights is null, so "
+            "frozen layers would stay random. Set weights, or frozen_stages: 0"
         )

@@ -1,14 +1,14 @@
-"""First weights of the layers that are not the trunk's."""
+"""Initial weights of pyramid and heads."""
 
 from torch import nn
 
 
 def initialise(layer: nn.Conv2d | nn.Linear, kind: str) -> None:
-    """Draw the weights of a layer anew, uniform around 0, and set its bias to 0.
+    """Initialise the weights of a layer uniformly around 0, and its bias with 0.
 
     Args:
         kind: "caffe2_xavier" for variance 1 / fan_in (Detectron2's and torchvision's pyramids), "xavier" for
-            2 / (fan_in + fan_out) (Glorot and Bengio 2010; mmdetection's), "pytorch" to leave the layer as it is.
+            2 / (fan_in + fan_out) (Glorot and Bengio 2010; mmdetection's), "pytorch" for PyTorch's default.
     """
     if kind == "pytorch":
         return

@@ -1,4 +1,4 @@
-"""Norm layers of the parts that are not the trunk's."""
+"""Norm layers of pyramid and heads."""
 
 from math import gcd
 
@@ -6,10 +6,10 @@ from torch import nn
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
-    """A norm layer of `channels`.
+    """A norm layer.
 
     Args:
-        kind: "group" for 32 groups (Wu and He 2018), or the largest divisor of 32 that also divides `channels`;
-            "batch" for trained batch norm.
+        kind: "batch" for trained batch norm; "group" for group norm with 32 groups (Wu and He 2018), or the largest
+            divisor of 32 that also divides `channels`.
     """
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(gcd(32, channels), channels)

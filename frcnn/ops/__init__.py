@@ -1,1 +1,1 @@
-"""Pure tensor functions: no parameters, no config, no data-dependent shapes outside custom operators."""
+"""Pure tensor functions, without parameters or config. Only custom operators have data-dependent shapes."""

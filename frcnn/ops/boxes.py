@@ -1,7 +1,6 @@
-"""Arithmetic of boxes: xyxy with continuous edges, so width is x2 - x1 and no 1 is added anywhere.
+"""Box arithmetic: xyxy with continuous edges, so the width is x2 - x1 without adding 1.
 
-Every function is written on the last axis, so that (N, 4) and (B, N, 4) share it, and computes in float32 or wider
-whatever autocast says.
+Functions work on the last axis, for (N, 4) and (B, N, 4) alike, and compute in float32 or wider, also under autocast.
 """
 
 import math
@@ -11,21 +10,21 @@ import torch
 from torch import Tensor
 
 MAX_GROWTH = 1000 / 16
-"""A decoded side is at most this many times that of its reference (the clamp of Detectron2 and torchvision)."""
+"""Upper limit of a decoded side in units of the reference's side (as in Detectron2 and torchvision)."""
 
 UNIT_BOX = (0.0, 0.0, 1.0, 1.0)
-"""What empty slots hold."""
+"""Box in empty slots."""
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or as it is if it is wider."""
+    """Convert to float32; wider types are unchanged."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def constant(values: Sequence[float], *, like: Tensor) -> Tensor:
-    """A few numbers as a tensor (n,) of the type and on the device of `like`.
+    """A few numbers as a tensor (n,) with the type and device of `like`.
 
-    `like.new_tensor` would copy them from the host, and on a GPU the host waits for such a copy.
+    `like.new_tensor` would copy them from the host, which is a host sync on a GPU.
     """
     return torch.stack([like.new_full((), value) for value in values])
 
@@ -62,18 +61,18 @@ def coverage(boxes: Tensor, regions: Tensor) -> Tensor:
 
 
 def encode(boxes: Tensor, references: Tensor, *, weights: tuple[float, float, float, float] = (1, 1, 1, 1)) -> Tensor:
-    """Deltas (dx, dy, dw, dh) that carry `references` to `boxes` (Girshick et al. 2014, appendix C).
+    """Deltas (dx, dy, dw, dh) that transform `references` into `boxes` (Girshick et al. 2014, appendix C).
 
-    dx and dy are the shift of the centre in units of the reference's size, dw and dh logarithms of the ratio of sizes;
-    each is multiplied by its weight.
+    dx and dy are the shift of the centre in units of the reference's size. dw and dh are the logarithms of the ratio of
+    sizes. Each is multiplied by its weight.
 
     Args:
-        boxes: (..., 4); both sides must have width and height above 0.
-        references: (..., 4) anchors or proposals.
+        boxes: (..., 4), with width and height above 0.
+        references: (..., 4) anchors or proposals, with width and height above 0.
         weights: 1 / standard deviation of the targets.
 
     Returns:
-        (..., 4) of the type of `boxes`.
+        (..., 4) with the type of `boxes`.
     """
     size = boxes[..., 2:] - boxes[..., :2]
     centre = boxes[..., :2] + 0.5 * size
@@ -91,9 +90,9 @@ def decode(
     weights: tuple[float, float, float, float] = (1, 1, 1, 1),
     max_growth: float | None = MAX_GROWTH,
 ) -> Tensor:
-    """The boxes to which `deltas` carry `references`: the inverse of `encode`, (..., 4) -> (..., 4) float32 or wider.
+    """Apply `deltas` to `references`, the inverse of `encode`: (..., 4) -> (..., 4) float32 or wider.
 
-    dw and dh are clamped at log(max_growth); None is no clamp.
+    dw and dh are clamped at log(max_growth), unless it is None.
     """
     deltas = widen(deltas)
     deltas = deltas / constant(weights, like=deltas)
@@ -106,7 +105,7 @@ def decode(
 
 
 def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """Cut boxes (B, N, 4) at the borders of images of (height, width) `image_sizes` (B, 2)."""
+    """Clip boxes (B, N, 4) to images of (height, width) `image_sizes` (B, 2)."""
     height_width = image_sizes[:, None].to(boxes.dtype)  # (B, 1, 2)
     bound = height_width.flip(-1).repeat(1, 1, 2)  # (B, 1, 4): w, h, w, h
     return boxes.clamp(min=0).minimum(bound)
@@ -118,10 +117,10 @@ def move_far_corners(boxes: Tensor, amount: Tensor) -> Tensor:
 
 
 def clip_whole_pixels(boxes: Tensor, image_sizes: Tensor, pixel: Tensor) -> Tensor:
-    """`clip` for boxes of whole pixels: what lies outside keeps the last row or column of its image.
+    """`clip` for boxes of whole pixels: a box outside the image keeps the nearest row or column of pixels.
 
     Args:
-        pixel: (B,) length of a pixel's side.
+        pixel: (B,) side length of a pixel.
     """
     size = image_sizes[:, None].flip(-1).to(boxes.dtype)  # (B, 1, 2): w, h
     pixel = pixel[:, None, None]
@@ -136,15 +135,15 @@ def is_larger_than(boxes: Tensor, min_size: float | Tensor) -> Tensor:
 
 
 def to_original(boxes: Tensor, image_sizes: Tensor, original_sizes: Tensor) -> Tensor:
-    """Map boxes (B, N, 4) from resized images to the original ones, clipped to them.
+    """Map boxes (B, N, 4) from resized to original images, and clip them.
 
-    `image_sizes` and `original_sizes` are (B, 2) (height, width) after and before the resize; each axis has its own
-    scale, as rounding to whole pixels makes them differ.
+    `image_sizes` and `original_sizes` are (B, 2) (height, width) after and before the resize. Each axis has its own
+    scale, because sizes are rounded to whole pixels.
     """
     scale = (original_sizes / image_sizes).to(boxes.dtype).flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4): w, h, w, h
     return clip(boxes * scale, original_sizes)
 
 
 def gather_boxes(boxes: Tensor, index: Tensor) -> Tensor:
-    """Pick boxes (B, N, 4) by `index` (B, M) -> (B, M, 4)."""
+    """Select boxes (B, N, 4) by `index` (B, M) -> (B, M, 4)."""
     return boxes.gather(1, index[..., None].expand(-1, -1, 4))

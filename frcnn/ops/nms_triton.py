@@ -1,11 +1,11 @@
-"""Non-maximum suppression on a GPU: one kernel for the whole batch, which the host never waits for.
+"""Non-maximum suppression on a GPU: one kernel for the whole batch, without host sync.
 
-Imported only where it is used: Triton comes with PyTorch for CUDA, and not everywhere. The interpreter of Triton runs
-the same code on a CPU, which is how most of its tests do.
+Imported only when it is used, because Triton is not available everywhere. Triton's interpreter runs the same code on a
+CPU; most tests use it.
 """
 
 # pyright: reportCallIssue=false, reportOperatorIssue=false
-# (a kernel is written in Triton's language, of which the type checker knows the Python only)
+# (a kernel is written in Triton's language, which the type checker reads as Python)
 
 import torch
 import triton
@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 64
-"""Candidates that are judged at once, and kept boxes they are compared with at once."""
+"""Number of candidates, and of kept boxes, that are compared at once."""
 WARPS = 16
 
 
@@ -22,8 +22,8 @@ def first_kept(
 ) -> tuple[Tensor, Tensor]:
     """The first boxes kept in each image, best first: at most k, and at most k_per_group of each group.
 
-    The algorithm is that of `nms.first_kept`, one program for each image: blocks of candidates by falling score, each
-    compared with what is kept so far and then with itself, up to the k-th kept box.
+    The algorithm of `nms.first_kept`, with one program per image: blocks of candidates in order of falling score, each
+    compared with the kept boxes and then with itself, up to the k-th kept box.
 
     Args:
         boxes: (B, N, 4) float32.
@@ -58,7 +58,7 @@ def first_kept(
                 BLOCK=BLOCK,
                 num_warps=WARPS,
                 num_stages=1,
-                # A product and a sum in one rounding would make IoUs differ in their last digit from a CPU's.
+                # Fused multiply-add rounds once, so that IoUs would differ from a CPU's in their last digit.
                 enable_fp_fusion=False,
             )
     return index, torch.arange(k, device=boxes.device) < num_kept[:, None]
@@ -71,7 +71,7 @@ def _first_kept(
     order,  # (B, N) positions before sorting
     num_real,  # (B,) of N
     kept_boxes,  # (B, k, 4) and
-    kept_groups,  # (B, k): room for what is kept
+    kept_groups,  # (B, k): space for kept boxes
     index,  # (B, k) result
     num_kept,  # (B,) result
     count,  # N
@@ -93,13 +93,13 @@ def _first_kept(
     start = 0
     done = 0
     while (start < real) & (done < k):
-        # 1. A block of candidates: one a column of what follows.
+        # 1. A block of candidates, one per column.
         slot = start + lane
         is_left = slot < real
         x1, y1, x2, y2 = _load(boxes, slot, is_left)
         group = tl.load(groups + slot, mask=is_left, other=-1)
 
-        # 2. What is kept already, a block at a time, one a row.
+        # 2. Boxes kept earlier, block by block, one per row.
         num_of_group = tl.zeros((BLOCK,), dtype=tl.int32)
         for first in range(0, done, BLOCK):
             row = first + lane
@@ -111,7 +111,7 @@ def _first_kept(
             is_left = is_left & (tl.max(is_over.to(tl.int32), axis=0) == 0)
             num_of_group += tl.sum(is_same.to(tl.int32), axis=0)
 
-        # 3. The block with itself, until nothing changes.
+        # 3. Compare the block with itself until nothing changes.
         is_same = (group[:, None] == group[None, :]) & is_before
         is_over = is_same & _is_over(x1, y1, x2, y2, x1, y1, x2, y2, iou_threshold)
         is_kept = is_left.to(tl.int32)
@@ -122,7 +122,7 @@ def _first_kept(
             num_changed = tl.sum((judged != is_kept).to(tl.int32), axis=0)
             is_kept = judged
 
-        # 4. Room in the group, then in the list.
+        # 4. Apply the limit of the group, then of the result.
         rank = num_of_group + tl.sum(is_same.to(tl.int32) * is_kept[:, None], axis=0)
         is_kept = is_kept * (rank < k_per_group).to(tl.int32)
         place = done + tl.cumsum(is_kept, axis=0) - 1
@@ -135,13 +135,13 @@ def _first_kept(
         tl.store(kept_boxes + place * 4 + 3, y2, mask=is_stored)
         done = tl.minimum(done + tl.sum(is_kept, axis=0), k)
         start += BLOCK
-        tl.debug_barrier()  # all threads see the list before any goes on
+        tl.debug_barrier()  # all threads see the list before any continues
     tl.store(num_kept + image, done)
 
 
 @triton.jit
 def _load(boxes, slot, mask):
-    """Corners of some boxes; those outside `mask` are points."""
+    """Corners of some boxes; boxes outside `mask` are points."""
     x1 = tl.load(boxes + slot * 4, mask=mask, other=0.0)
     y1 = tl.load(boxes + slot * 4 + 1, mask=mask, other=0.0)
     x2 = tl.load(boxes + slot * 4 + 2, mask=mask, other=0.0)
@@ -153,7 +153,8 @@ def _load(boxes, slot, mask):
 def _is_over(x1, y1, x2, y2, other_x1, other_y1, other_x2, other_y2, iou_threshold):
     """Whether the IoU of each pair is above the threshold, in the order of torchvision's kernels.
 
-    Two boxes without area give nan, which is above nothing. The division is that of IEEE: Triton's `/` is not.
+    Two boxes without area give nan, which is not above the threshold. `div_rn` is the IEEE division; Triton's `/` is
+    not.
     """
     width = tl.minimum(x2[:, None], other_x2[None, :]) - tl.maximum(x1[:, None], other_x1[None, :])
     height = tl.minimum(y2[:, None], other_y2[None, :]) - tl.maximum(y1[:, None], other_y1[None, :])

@@ -15,7 +15,7 @@ from frcnn.ops.boxes import widen
 from frcnn.ops.pixel_table import PixelTable, of_level
 
 PART = 64
-"""Channels of which the backward pass of RoIAlign copies the gradient at a time."""
+"""Channels whose gradient the backward pass of RoIAlign copies at once."""
 
 
 def assign_levels(
@@ -28,14 +28,14 @@ def assign_levels(
 ) -> Tensor:
     """The pyramid level each box is pooled from (Lin et al. 2017, equation 1).
 
-    Level k = floor(canonical_level + log2(sqrt(area) / canonical_size)), held within the levels there are; level k has
-    stride 2**k. "torchvision" adds 1e-6 before the floor, so that boxes of exactly a power of two go up whatever the
-    rounding; "detectron2" adds 1e-8 to the quotient, "mmdetection" 2.5e-7.
+    Level k = floor(canonical_level + log2(sqrt(area) / canonical_size)), clamped to the levels of the pyramid; level k
+    has stride 2**k. The rule "torchvision" adds 1e-6 before the floor, so that boxes of exactly a power of two belong
+    to the higher level despite rounding. "detectron2" adds 1e-8 to the quotient, "mmdetection" 2.5e-7.
 
     Args:
         boxes: (..., 4).
-        strides: of the pooled maps, powers of two, each twice the one before. Where several maps share one stride
-            (torchvision's MobileNetV3 pyramid) the first of them serves.
+        strides: of the pooled maps; powers of two, each twice the one before. If several maps have the same stride
+            (torchvision's MobileNetV3 pyramid), the first of them is used.
 
     Returns:
         (...) int64 position in `strides`; 0 for a box without area.
@@ -48,9 +48,9 @@ def assign_levels(
 
 
 def roi_pool(features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides: Sequence[int], size: int) -> Tensor:
-    """Maximum of each of S x S bins; corners are rounded to the map's grid first (Caffe's RoIPool).
+    """Maximum of each of S x S bins, after rounding corners to the grid of the map (Caffe's RoIPool).
 
-    Args: as `roi_align`, but maps (B, C, Hl, Wl).
+    Arguments are those of `roi_align`, with maps (B, C, Hl, Wl) in place of the table.
     """
 
     def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
@@ -69,28 +69,28 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Mean of bilinear samples, a fixed number of them, in each of S x S bins.
+    """Mean of a fixed number of bilinear samples in each of S x S bins.
 
     Args:
-        table: the maps; those after the last of `strides` are not read.
+        table: the maps; maps after the last of `strides` are not read.
         rois: (N, 5) index of the image, then the box on the canvas.
-        level: (N,) int64 position of the map each region is pooled from.
-        strides: canvas pixels between neighbours of each map.
+        level: (N,) int64 index of the map that each region is pooled from.
+        strides: canvas pixels between neighbouring pixels of each map.
         size: S.
-        sampling_ratio: samples a bin and axis, at least 1.
-        aligned: shift by half a pixel, so that a pixel's value sits at its centre. If not, regions are at least one
-            map pixel wide and high.
+        sampling_ratio: samples per bin and axis, at least 1.
+        aligned: shift by half a pixel, so that the value of a pixel is at its centre. Otherwise, regions are at least
+            one map pixel wide and high.
 
     Returns:
-        (N, C, S, S) of the type of the maps, channels-last in memory. Samples more than a pixel outside the map count
-        as 0.
+        (N, C, S, S) with the type of the maps, channels-last in memory. Samples more than a pixel outside the map are
+        0.
 
-    A bilinear sample is a weighted sum of four rows of the table, and a bin is a mean of samples; so all bins of all
-    levels are one `embedding_bag`. That needs no routing of regions to levels. No gradient flows to `rois`.
+    A bilinear sample is a weighted sum of four rows of the table, and a bin is a mean of samples, so all bins of all
+    levels are one `embedding_bag`, without routing regions to levels. No gradient flows to `rois`.
     """
     height = of_level([size[0] for size in table.sizes], level)
     width = of_level([size[1] for size in table.sizes], level)
-    # integers, as float32 counts no further than 2**24 rows
+    # integers, because float32 is exact up to 2**24 only
     first_row = of_level(table.starts[:-1], level) + rois[:, 0].long() * table.starts[-1]
     grid = torch.stack([first_row, height, width], dim=1).to(torch.int32)
     scale = of_level([1 / stride for stride in strides], level)
@@ -102,9 +102,9 @@ def roi_align(
 def roi_align_adaptive(
     features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides: Sequence[int], size: int, aligned: bool
 ) -> Tensor:
-    """`roi_align` with ceil(region / S) samples a bin and axis, from maps (B, C, Hl, Wl).
+    """`roi_align` with ceil(region / S) samples per bin and axis, from maps (B, C, Hl, Wl).
 
-    The number of samples depends on the data, so this is left to torchvision's kernel.
+    The number of samples depends on the data, so this uses torchvision's kernel.
     """
 
     def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
@@ -114,7 +114,7 @@ def roi_align_adaptive(
 
 
 class Sampling(NamedTuple):
-    """Where in a region `roi_align` takes its samples; see there."""
+    """Positions of the samples in a region; see `roi_align`."""
 
     size: int
     ratio: int
@@ -122,11 +122,11 @@ class Sampling(NamedTuple):
 
 
 class _WeightedBag(torch.autograd.Function):
-    """Weighted sums of table rows, with a backward pass that is itself a weighted bag.
+    """Weighted sums of table rows whose backward pass is a weighted bag too.
 
-    PyTorch's own dense backward adds row after row on one thread. Sorted by table row, the same sums are a bag for
-    each row of the table over the rows of the gradient, which runs on all threads and in a fixed order. Which rows and
-    weights these are is worked out again there, rather than kept.
+    PyTorch's own dense backward pass adds row by row on one thread. Sorted by table row, the same sums are a bag of
+    gradient rows for each table row, which uses all threads and a fixed order. Rows and weights are computed again in
+    the backward pass and not stored.
     """
 
     @staticmethod
@@ -136,7 +136,7 @@ class _WeightedBag(torch.autograd.Function):
         Args:
             table: (T, C).
             box: (N, 4) in pixels of each region's map.
-            grid: (N, 3) int32 row of the table at which that map begins, its height and its width.
+            grid: (N, 3) int32 first row of that map in the table, its height and its width.
 
         Returns:
             (N, C, S, S), channels-last in memory.
@@ -159,7 +159,7 @@ class _WeightedBag(torch.autograd.Function):
         del table_row, order, index
         gradient = gradient.permute(0, 2, 3, 1)  # -> (N, S, S, C)
         summed = gradient.new_empty(rows, channels)
-        # The gradient comes in the other order, and a copy of all of it would be the peak of a step's memory.
+        # The gradient needs another memory layout. A copy of all channels would be the memory peak of a step.
         for part in range(0, channels, PART):
             width = min(PART, channels - part)
             summed[:, part : part + width] = F.embedding_bag(
@@ -173,7 +173,7 @@ class _WeightedBag(torch.autograd.Function):
 
 
 def _bins(box: Tensor, grid: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """The table's rows that make up each bin, int64, and their weights: (N*S*S, k*k) each, with k = 2 * ratio."""
+    """Table rows (int64) and weights of each bin: (N*S*S, k*k) each, with k = 2 * ratio."""
     first_row, height, width = grid.long().unbind(1)
     y, y_weight = _sample_axis(box[:, 1], box[:, 3], height, sampling)
     x, x_weight = _sample_axis(box[:, 0], box[:, 2], width, sampling)
@@ -184,9 +184,9 @@ def _bins(box: Tensor, grid: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor
 def _sample_axis(start: Tensor, end: Tensor, length: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Pixels and weights of the bilinear samples along one axis.
 
-    From the region's start and end and the length (int64) of the map, each (N,), to pixels (N, S, 2*ratio) int64 and
-    weights of the same shape: the pixel below and above each of the bin's samples. A bin's weights sum to 1
-    inside the map.
+    Takes start and end of the regions and the length (int64) of the map, each (N,). Returns pixels (N, S, 2*ratio)
+    int64, those below and above each sample, and weights of the same shape. Inside the map the weights of a bin sum to
+    1.
     """
     size, ratio, aligned = sampling
     extent = end - start if aligned else (end - start).clamp(min=1)
@@ -206,7 +206,7 @@ def _sample_axis(start: Tensor, end: Tensor, length: Tensor, sampling: Sampling)
 
 
 def _all_pairs(y: Tensor, x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Of y and x of each bin: (N, S, k) and (N, S, k) -> (N*S*S, k*k)."""
+    """Combine y and x of each bin: (N, S, k) and (N, S, k) -> (N*S*S, k*k)."""
     # (N, S, 1, k, 1) with (N, 1, S, 1, k) -> (N, S, S, k, k)
     return combine(y[:, :, None, :, None], x[:, None, :, None, :]).flatten(0, 2).flatten(1)
 
@@ -219,9 +219,9 @@ def _pool_each_level(
     *,
     strides: Sequence[int],
 ) -> Tensor:
-    """Pool every region from every level and keep the right one: fixed shapes for kernels that know one map only.
+    """Pool every region from every level, and select the result of its own level. Shapes are fixed.
 
-    A region of another level is pooled as an empty one, which costs little.
+    On other levels the region is pooled as a point, which costs little.
     """
     pooled = kernel(features[0], rois if len(features) == 1 else _only(rois, level == 0), 1 / strides[0])
     for position in range(1, len(features)):
@@ -232,5 +232,5 @@ def _pool_each_level(
 
 
 def _only(rois: Tensor, keep: Tensor) -> Tensor:
-    """Regions (N, 5) with those outside `keep` shrunk to a point."""
+    """Regions (N, 5); regions outside `keep` are shrunk to a point."""
     return torch.where(keep[:, None], rois, torch.cat([rois[:, :1], torch.zeros_like(rois[:, 1:])], dim=1))

@@ -1,27 +1,29 @@
-"""Random draws that keep no state and have a fixed number of slots."""
+"""Stateless random sampling into a fixed number of slots."""
 
 import torch
 from torch import Tensor
 
 WORD = 2**32 - 1
 """Mask of 32 bits."""
+ANCHORS, REGIONS = 1, 2
+"""Values of `purpose` in `random_keys`."""
 
 
 def random_keys(seed: Tensor, position: Tensor, *, purpose: int) -> Tensor:
-    """Numbers that look random and are a pure function of (seed, position, purpose).
+    """Pseudo-random numbers that are a pure function of (seed, position, purpose).
 
     1. Mix seed and purpose into 32 bits for each image, and the position into 32 bits for each candidate.
-    2. Mix both together.
+    2. Mix both.
 
-    The same numbers come out on every device, and whatever else a batch holds or was drawn before.
+    The numbers are the same on every device, and do not depend on other images or on earlier calls.
 
     Args:
-        seed: (B,) int64, not negative.
-        position: (N,) or (B, N) int64, not negative; candidates of different positions get unrelated keys.
-        purpose: tells the draws of one image apart; at most 32 bits.
+        seed: (B,) int64, at least 0.
+        position: (N,) or (B, N) int64, at least 0; candidates of different positions have unrelated keys.
+        purpose: distinguishes the draws of one image; at most 32 bits.
 
     Returns:
-        (B, N) int64 in 0..2**32 - 1. Two keys of an image are equal once in four thousand million pairs.
+        (B, N) int64 in 0..2**32 - 1. The probability that two keys of an image are equal is 2**-32.
     """
     of_image = _mix(_mix(_mix(seed & WORD) ^ (seed >> 32)) ^ purpose)
     of_position = _mix(_mix(position & WORD) ^ (position >> 32))
@@ -29,10 +31,10 @@ def random_keys(seed: Tensor, position: Tensor, *, purpose: int) -> Tensor:
 
 
 def _mix(value: Tensor) -> Tensor:
-    """A bijection of 0..2**32 - 1 in which each bit of the argument changes half of the result's.
+    """A bijection of 0..2**32 - 1 in which each bit of the argument changes half of the bits of the result.
 
-    Shifts and factors are those that C. Wellons found by search (github.com/skeeto/hash-prospector, two rounds). Both
-    factors are below 2**31, so that no product leaves int64: nothing here depends on how a device overflows.
+    Shifts and factors are from github.com/skeeto/hash-prospector (C. Wellons, two rounds). Both factors are below
+    2**31, so products fit into int64 and the result does not depend on how a device handles overflow.
     """
     value = ((value ^ (value >> 16)) * 0x21F0AAAD) & WORD
     value = ((value ^ (value >> 15)) * 0x735A2D97) & WORD
@@ -41,16 +43,16 @@ def _mix(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample_balanced(label: Tensor, key: Tensor, *, num_samples: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
-    """Draw without replacement up to a share of positives, and fill up with negatives.
+    """Sample without replacement: positives up to a share, then negatives.
 
-    1. Of the positives, the best `num_samples * positive_fraction` keys are taken.
-    2. The keys of negatives are put below that of any positive taken.
-    3. The best `num_samples` keys are the sample: positives first, then as many negatives as there is room for.
+    1. Take the positives with the `num_samples * positive_fraction` highest keys.
+    2. Rank all negatives below these positives.
+    3. Take the `num_samples` best candidates: positives first, then negatives in the remaining slots.
 
     Args:
-        label: (B, N) integer; above 0 positive, 0 negative, below 0 neither.
-        key: (B, N) int64 in 0..2**32 - 1, such as `random_keys`. Of equal ones the later is the better.
-        num_samples: slots an image; more than N leaves slots empty.
+        label: (B, N) integer; above 0 for positive, 0 for negative, below 0 for neither.
+        key: (B, N) int64 in 0..2**32 - 1, such as `random_keys`. If two keys are equal, the later candidate is better.
+        num_samples: slots per image. Slots stay empty if it is more than N.
         positive_fraction: in 0..1.
 
     Returns:
@@ -61,18 +63,18 @@ def sample_balanced(label: Tensor, key: Tensor, *, num_samples: int, positive_fr
     count = label.shape[1]
     slots = min(num_samples, count)
     quota = min(int(num_samples * positive_fraction), count)
-    # No two are equal any more, so that what is drawn never hangs on how a device orders ties.
+    # Make keys unique, so that the sample does not depend on how a device orders ties.
     key = key * count + torch.arange(count, device=key.device)
     positive_key = torch.where(label > 0, key, -1)
     if quota < count:
-        # Positives outside the quota are not sampled at all.
+        # Positives outside the quota are not sampled.
         limit = positive_key.topk(quota + 1, dim=1).values[:, -1:]
         positive_key = torch.where(positive_key > limit, positive_key, -1)
     key = torch.where(positive_key >= 0, positive_key + 2**32 * count, torch.where(label == 0, key, -1))
     best_key, index = key.topk(slots, dim=1)
     valid = best_key >= 0
     index = torch.where(valid, index, 0)
-    # Always, as a compiled graph would otherwise serve either small canvases or large ones.
+    # Unconditional: with a branch, a compiled graph would serve either small canvases or large ones.
     index = torch.nn.functional.pad(index, (0, num_samples - slots))
     valid = torch.nn.functional.pad(valid, (0, num_samples - slots))
     return index, valid

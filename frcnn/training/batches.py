@@ -1,4 +1,4 @@
-"""What a rank is given to train on, and what its images are called."""
+"""The batches of a rank, and the names of their images."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -14,7 +14,7 @@ from frcnn.training.build_experiment import Experiment
 
 
 def train_loader(experiment: Experiment, *, start_step: int, rewinds: int = 0) -> DataLoader:
-    """The endless loader of this rank's parts, from the batch of optimiser step `start_step` (from 0) on."""
+    """The endless loader of this rank's parts of each batch, starting with optimizer step `start_step` (from 0)."""
     config, world = experiment.config, experiment.world
     return build_train_loader(
         config.data,
@@ -30,13 +30,13 @@ def train_loader(experiment: Experiment, *, start_step: int, rewinds: int = 0) -
 
 
 def seed_of(experiment: Experiment, *, rewinds: int) -> int:
-    """train.seed, and unrelated ones for what follows each rewind."""
+    """train.seed; after each rewind an unrelated seed."""
     seed = experiment.config.train.seed
     return mixed_seed(seed, rewinds) if rewinds else seed
 
 
 def parts_of_step(experiment: Experiment, step: int, *, rewinds: int) -> list[Batch]:
-    """What this rank was given in optimiser step `step` (from 1), read once more."""
+    """Read the parts of optimizer step `step` (from 1) of this rank again."""
     loader = train_loader(experiment, start_step=step - 1, rewinds=rewinds)
     return list(islice(iter(loader), experiment.config.train.accumulate))
 
@@ -46,6 +46,6 @@ def image_names(dataset: DetectionDataset, parts: Sequence[Batch]) -> list[str]:
 
 
 def describe_image(dataset: DetectionDataset, index: int) -> str:
-    """The file of an image, or its id where it is drawn on the fly."""
+    """The file of an image, or its id if it is drawn on the fly."""
     path: Path | None = dataset.records[index].path
     return str(path) if path is not None else f"{dataset.name} {dataset.records[index].image_id}"

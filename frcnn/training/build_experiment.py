@@ -1,4 +1,4 @@
-"""From a config to everything a training needs, with every automatic setting settled."""
+"""Build everything a training run needs from a config, and resolve all automatic settings."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from frcnn.training.schedule import lr_factor
 
 @dataclass(frozen=True)
 class Experiment:
-    """The parts of a training. Everything is counted in optimiser steps."""
+    """The parts of a training run. Everything is counted in optimizer steps."""
 
     config: Config
     world: World
@@ -35,43 +35,45 @@ class Experiment:
     model: FasterRCNN
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    """Of fp16; passes everything through in other precisions."""
+    """Gradient scaler of fp16; disabled in other precisions."""
     average: WeightAverage | None
     """None without train.ema_decay."""
     epoch_draws: int
-    """Images in one pass by data.sampling, those of the incomplete last batch among them."""
+    """Images in one pass with data.sampling, including those of the incomplete last batch."""
     steps_per_epoch: int
     length: int
     eval_every: int
     checkpoint_every: int
 
     def lr(self, step: int) -> float:
-        """Learning rate of the step after `step` others."""
+        """Learning rate of the next step after `step` steps."""
         train = self.config.train
         return train.peak_lr * lr_factor(step, length=self.length, **train.schedule.model_dump())
 
     @property
     def evaluated_model(self) -> FasterRCNN:
-        """The detector that is evaluated and kept as the best: that of the averaged weights where there is one."""
+        """The detector that is evaluated and saved in best.pt: the averaged one if there is one."""
         return self.model if self.average is None else self.average.model
 
     def is_evaluation_step(self, step: int) -> bool:
-        """After every `eval_every` steps and at the end."""
+        """True after every `eval_every` steps and at the end."""
         return step > 0 and (step % self.eval_every == 0 or step == self.length)
 
     def is_checkpoint_step(self, step: int) -> bool:
-        """After every `checkpoint_every` steps, before each evaluation and at the end."""
+        """True after every `checkpoint_every` steps, before each evaluation and at the end."""
         return step > 0 and step % self.checkpoint_every == 0 or self.is_evaluation_step(step)
 
 
 def build_experiment(config: Config, world: World, *, pretrained: bool = True) -> Experiment:
-    """Read the data sets, build the model and its optimiser.
+    """Read the datasets, build the model and its optimizer.
+
+    The validation set uses the class names of the training set, so that labels mean the same.
 
     Args:
-        pretrained: False where the weights come from a checkpoint.
+        pretrained: False if the weights come from a checkpoint.
 
     Raises:
-        ConfigError, DataError, CheckpointError: what the user can mend.
+        ConfigError, DataError, CheckpointError: the config, the data or a weight file cannot be used.
     """
     check_settings(config.train, world)
     set_deterministic(config, world.device)
@@ -107,14 +109,14 @@ def build_experiment(config: Config, world: World, *, pretrained: bool = True) -
         average=None if train.ema_decay is None else WeightAverage(model, decay=train.ema_decay),
         epoch_draws=draws,
         steps_per_epoch=per_epoch,
-        length=train.steps or (train.epochs or 0) * per_epoch,  # one of both is set
+        length=train.steps or (train.epochs or 0) * per_epoch,  # exactly one of the two is set
         eval_every=train.eval_every or per_epoch,
         checkpoint_every=train.checkpoint_every or per_epoch,
     )
 
 
 def check_settings(train: TrainConfig, world: World) -> None:
-    """Raise ConfigError where settings do not go with this machine."""
+    """Raise ConfigError if settings do not fit this machine."""
     parts = world.size * train.accumulate
     if train.batch_size % parts:
         raise ConfigError(
@@ -122,11 +124,11 @@ def check_settings(train: TrainConfig, world: World) -> None:
             f"train.accumulate {train.accumulate}; make it a multiple of {parts}"
         )
     if train.precision == "fp16" and world.device.type != "cuda":
-        raise ConfigError(f"train.precision fp16 needs a GPU, this is {world.device.type}; use bf16 or float32")
+        raise ConfigError(f"train.precision: fp16 needs a GPU, not {world.device.type}; use bf16 or float32")
     if train.compile == "reduce-overhead" and (train.accumulate > 1 or world.size > 1):
         raise ConfigError(
-            "train.compile: the gradients of a CUDA graph are overwritten by its next run, so reduce-overhead goes "
-            "with train.accumulate 1 and one process; take true"
+            "train.compile: reduce-overhead needs train.accumulate=1 and a single process, because the next run of a "
+            "CUDA graph overwrites its gradients. Use train.compile=true"
         )
     check_compiler(train.compile, world.device, setting="train.compile")
 
@@ -149,13 +151,13 @@ def check_canvases(config: Config, train_set: DetectionDataset) -> None:
 
 
 def describe(experiment: Experiment) -> str:
-    """The settled facts of a training, for the head of its log."""
+    """Summarize the datasets, the model and the resolved settings, for the start of the log."""
     config, train_set, val_set = experiment.config, experiment.train_set, experiment.val_set
     parameters = [(p.numel(), p.requires_grad) for p in experiment.model.parameters()]
     trainable = sum(count for count, is_trainable in parameters if is_trainable)
     frozen = sum(count for count, is_trainable in parameters if not is_trainable)
     names = ", ".join(train_set.class_names[:10]) + (", ..." if len(train_set.class_names) > 10 else "")
-    settled = {
+    resolved = {
         "train.device": experiment.world.device,
         "train.lr": f"{config.train.peak_lr:g}" + scaling(config.train),
         "train.eval_every": experiment.eval_every,
@@ -170,22 +172,22 @@ def describe(experiment: Experiment) -> str:
             f"val    {val_set.name}: {len(val_set)} images",
             *[f"data   {note}" for note in dict.fromkeys([*train_set.notes, *val_set.notes])],
             f"length {experiment.length} steps of {config.train.batch_size} images, "
-            f"{experiment.steps_per_epoch} steps an epoch, {experiment.world.size} process(es)"
+            f"{experiment.steps_per_epoch} steps per epoch, {experiment.world.size} process(es)"
             + (
                 ""
                 if config.data.sampling == "uniform"
                 else f"; an epoch is {experiment.epoch_draws} draws of "
                 f"{len(train_set)} images, data.sampling={config.data.sampling}"
             ),
-            "auto   " + ", ".join(f"{key}={value}" for key, value in settled.items()),
+            "auto   " + ", ".join(f"{key}={value}" for key, value in resolved.items()),
             f"model  {trainable / 1e6:.2f} M trainable parameters, {frozen / 1e6:.2f} M frozen"
-            + ("" if experiment.average is None else "; evaluated and kept in best.pt are the averaged weights (EMA)"),
+            + ("" if experiment.average is None else "; the averaged weights (EMA) are evaluated and saved in best.pt"),
         ]
     )
 
 
 def scaling(train: TrainConfig) -> str:
-    """A note on what train.lr_per_images made of train.lr; empty where it is not set."""
+    """Explain how train.lr_per_images scaled train.lr; "" if it is not set."""
     if train.lr_per_images is None:
         return ""
     return f" (train.lr {train.lr:g} for {train.lr_per_images} images, scaled to {train.batch_size})"

@@ -1,4 +1,4 @@
-"""Training that gives the same bits each time: `train.deterministic`."""
+"""Bit-identical training: `train.deterministic`."""
 
 import os
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from frcnn.config.schema import Config
 from frcnn.errors import ConfigError
 
 CUBLAS_WORKSPACE = ":4096:8"
-"""Workspaces of fixed size for cuBLAS, without which it is not deterministic (one of two that NVIDIA allows)."""
+"""cuBLAS is deterministic with workspaces of fixed size only (this is one of two values that NVIDIA allows)."""
 
 
 def set_deterministic(config: Config, device: torch.device) -> None:
-    """Let PyTorch use operations with one result only, or again any, for this process.
+    """Switch PyTorch's deterministic algorithms on or off for this process.
 
-    Called before anything is moved to a GPU: cuBLAS reads its variable once, when it is first used.
+    Call it before anything is moved to a GPU: cuBLAS reads its environment variable once, at first use.
 
     Raises:
-        ConfigError: settings whose operations have no deterministic form on this device.
+        ConfigError: an operation of this config has no deterministic implementation on this device.
     """
     wanted = config.train.deterministic
     if wanted:
@@ -31,22 +31,22 @@ def set_deterministic(config: Config, device: torch.device) -> None:
 
 
 def check_deterministic(config: Config, device: torch.device) -> None:
-    """Raise ConfigError for what is known to have no deterministic form; `explained` catches the rest."""
+    """Raise ConfigError for settings known to have no deterministic implementation; `explained` catches others."""
     pooling = config.model.roi.pooling
     if pooling.kind == "roi_pool" and device.type != "cpu":
         raise ConfigError(
-            f"train.deterministic: the backward pass of model.roi.pooling.kind roi_pool adds in any order on {device}; "
-            "take roi_align, train.device=cpu or train.deterministic=false"
+            f"train.deterministic: the backward pass of model.roi.pooling.kind=roi_pool is not deterministic on "
+            f"{device}. Use roi_align, train.device=cpu or train.deterministic=false"
         )
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Around a training step: PyTorch's refusal of an operation becomes a ConfigError."""
+    """Convert PyTorch's error about a nondeterministic operation to a ConfigError."""
     try:
         yield
     except RuntimeError as error:
-        # What PyTorch says has no type of its own; all such messages name the setting.
+        # PyTorch raises a plain RuntimeError; all its messages about this contain the word.
         if torch.are_deterministic_algorithms_enabled() and "deterministic" in str(error):
             reason = str(error).splitlines()[0].split(". You can")[0]
             raise ConfigError(

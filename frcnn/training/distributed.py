@@ -1,6 +1,6 @@
-"""Training in several processes: one for each GPU, or several on CPUs, started by torchrun.
+"""Training in several processes, started by torchrun: one per GPU, or several on CPUs.
 
-Without torchrun everything here works for a world of one and talks to nobody.
+Without torchrun all functions work for a single process, without communication.
 """
 
 import os
@@ -19,12 +19,12 @@ from frcnn.model.speed.device import find_device
 Result = TypeVar("Result")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for one that hangs; rank 0 may measure a large evaluation while the others wait. A rank that
-ends is noticed in seconds, by its closed connection or by torchrun."""
+"""How long a rank waits for another rank. The other ranks wait while rank 0 evaluates, which can take minutes. A rank
+that ends is detected within seconds, by its closed connection or by torchrun."""
 
 
 class World(NamedTuple):
-    """This process among those that train together."""
+    """This process among the processes that train together."""
 
     rank: int
     size: int
@@ -32,15 +32,15 @@ class World(NamedTuple):
 
     @property
     def is_main(self) -> bool:
-        """True on the one process that writes files and speaks."""
+        """True on the one process that writes files and prints."""
         return self.rank == 0
 
 
 def own_device(name: str) -> torch.device:
-    """The device of this process: what train.device names; of several GPUs that of the local rank.
+    """The device of this process: train.device, or the GPU of the local rank if that does not name one GPU.
 
     Raises:
-        ConfigError: no such device here, or fewer GPUs than processes.
+        ConfigError: there is no such device, or there are fewer GPUs than processes.
     """
     device = find_device(name, setting="train.device")
     if device.type != "cuda" or device.index is not None:
@@ -48,18 +48,18 @@ def own_device(name: str) -> torch.device:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
-            f"process {local_rank + 1} of this machine has no GPU, there are {torch.cuda.device_count()}; start as "
-            "many processes as there are GPUs, or set train.device=cpu"
+            f"process {local_rank + 1} of this machine has no GPU: there are {torch.cuda.device_count()}. Start one "
+            "process per GPU, or set train.device=cpu"
         )
     return torch.device("cuda", local_rank)
 
 
 @contextmanager
 def join_world(device_name: str) -> Iterator[World]:
-    """Join the processes that torchrun started (gloo on the CPU, nccl on GPUs), and leave them at the end.
+    """Join the process group of torchrun (gloo on CPUs, nccl on GPUs), and leave it at the end.
 
-    Objects travel by gloo on GPUs too. On an error the group is left at once, without waiting for the others;
-    torchrun ends them.
+    Python objects are sent with gloo, on GPUs too. After an error the process leaves the group without waiting for the
+    other ranks; torchrun ends them.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -78,7 +78,7 @@ def join_world(device_name: str) -> Iterator[World]:
 
 
 def gather(value: Any, world: World) -> list[Any]:
-    """Collect one object of every rank on rank 0, in rank order; the other ranks get an empty list."""
+    """Collect one object of every rank on rank 0, in rank order; other ranks get an empty list."""
     if world.size == 1:
         return [value]
     gathered = [None] * world.size if world.is_main else None
@@ -87,7 +87,7 @@ def gather(value: Any, world: World) -> list[Any]:
 
 
 def broadcast(value: Any, world: World) -> Any:
-    """What rank 0 passes, on every rank."""
+    """Send the value of rank 0 to every rank."""
     if world.size == 1:
         return value
     values = [value if world.is_main else None]
@@ -96,10 +96,9 @@ def broadcast(value: Any, world: World) -> Any:
 
 
 def done_by_main(work: Callable[[], Result], world: World) -> Result:
-    """Let rank 0 do something for all, and give every rank what came of it.
+    """Call a function on rank 0 only, and return its result on every rank.
 
-    A UserError of rank 0 ends every rank: rank 0 by that error, the others, which have nothing to add, by their exit
-    status alone.
+    A UserError on rank 0 ends every rank: rank 0 raises the error, the other ranks exit silently with status 2.
     """
     result, error = None, None
     if world.is_main:
@@ -116,7 +115,7 @@ def done_by_main(work: Callable[[], Result], world: World) -> Result:
 
 
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:
-    """The mean of a tensor that every rank has, on every rank."""
+    """The mean over the ranks of a tensor that every rank has, on every rank."""
     if world.size == 1:
         return value
     value = value.clone()
@@ -125,16 +124,15 @@ def mean_over_ranks(value: Tensor, world: World) -> Tensor:
 
 
 def mean_count(count: Tensor, world: World) -> Tensor:
-    """The mean over the ranks of what their losses are divided by, see `model.losses`. No host sync.
+    """The mean over the ranks of the count that losses are divided by, see `model.losses`. No host sync.
 
-    Where no gradient is taken none is averaged either, and ranks may be at different batches or have none left: the
-    count is then that of this rank alone.
+    Without gradients the count is that of this rank alone, because the ranks may then have different batches or none.
     """
     return mean_over_ranks(count, world) if torch.is_grad_enabled() else count
 
 
 def share_buffers(model: nn.Module, world: World) -> None:
-    """Give every rank the buffers of rank 0: statistics of trainable batch norm differ from rank to rank."""
+    """Copy the buffers of rank 0 to every rank: statistics of trainable batch norm differ between ranks."""
     if world.size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

@@ -1,4 +1,4 @@
-"""A rehearsal: every part of a training once, on a little data, without touching the run folder."""
+"""A dry run: every part of training once, on little data, without a run folder."""
 
 import math
 import tempfile
@@ -17,22 +17,25 @@ from frcnn.training.build_experiment import Experiment
 from frcnn.training.distributed import gather
 from frcnn.training.metrics import CURE, Clock, LossMeter, memory_mib
 from frcnn.training.randomness import set_seed
-from frcnn.training.state import Progress, restore, save_last
+from frcnn.training.state import Progress, restore_state, save_last
 from frcnn.training.step import prepared, train_step
 from frcnn.training.validation import detect_on, draw_examples, measure
 
 NUM_EVALUATED = 2
-"""Batches that are evaluated."""
+"""Number of batches that are evaluated."""
 
 
 def dry_run(experiment: Experiment) -> list[str]:
-    """One batch through training and some through evaluation, a checkpoint saved and loaded, in a temporary folder.
+    """Do one training step, evaluate a few batches, and save and load a checkpoint in a temporary folder.
 
-    Every rank calls it. Returns one line for each thing that was checked, empty on ranks other than 0.
+    Every rank calls it.
+
+    Returns:
+        one line for each part, on rank 0; [] on other ranks.
 
     Raises:
-        TrainingError: the loss is not finite, or the checkpoint did not give back what was saved.
-        UserError: whatever a training would raise.
+        TrainingError: the loss is not finite, or the loaded checkpoint differs from what was saved.
+        UserError: as in training.
     """
     e, world = experiment, experiment.world
     checked = []
@@ -51,8 +54,8 @@ def dry_run(experiment: Experiment) -> list[str]:
         names = ", ".join(describe_image(e.train_set, index) for index in images)
         raise TrainingError(f"the loss of the first step is not finite (images: {names}). {CURE}")
     named = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-    checked.append(f"training    one optimiser step of {e.config.train.batch_size} images: {named}")
-    checked.append(f"memory      {memory_mib(world.device):.0f} MiB at most")
+    checked.append(f"training    one optimizer step with {e.config.train.batch_size} images: {named}")
+    checked.append(f"memory      peak {memory_mib(world.device):.0f} MiB")
     del batches
 
     loader = build_eval_loader(
@@ -68,7 +71,7 @@ def dry_run(experiment: Experiment) -> list[str]:
         detections = {index: found for part in parts for index, found in part.items()}
         measure(e, detections)
         draw_examples(e, detections, number=1)
-        checked.append(f"evaluation  {len(detections)} images detected, measured and drawn")
+        checked.append(f"evaluation  {len(detections)} images: detected, evaluated and drawn")
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.pt"
@@ -76,12 +79,12 @@ def dry_run(experiment: Experiment) -> list[str]:
         if world.is_main:
             checked.append(f"checkpoint  {path.stat().st_size / 2**20:.0f} MiB saved, loaded and compared")
             compare(path, e)
-        checked.append("dry run done: nothing was kept")
+        checked.append("dry run done; nothing was saved")
     return checked if world.is_main else []
 
 
 def compare(path: Path, experiment: Experiment) -> None:
-    """Build the detector again from a checkpoint alone; raise TrainingError unless it has the same weights."""
+    """Rebuild the detector from a checkpoint alone; raise TrainingError if its weights differ."""
     checkpoint = load_checkpoint(path)
     config = parse_config(checkpoint["config"], source=str(path))
     rebuilt = build_from_config(
@@ -90,7 +93,7 @@ def compare(path: Path, experiment: Experiment) -> None:
         pretrained=False,
     )
     rebuilt.load_state_dict(checkpoint["model"])
-    restore(checkpoint, experiment, source=path)
+    restore_state(checkpoint, experiment, source=path)
     for name, value in experiment.model.state_dict().items():
         if not torch.equal(value.cpu(), rebuilt.state_dict()[name]):
-            raise TrainingError(f"the checkpoint did not give back {name} as it was saved")
+            raise TrainingError(f"the loaded checkpoint differs from what was saved: {name}")

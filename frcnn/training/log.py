@@ -1,4 +1,4 @@
-"""What a run tells: messages, one progress bar, metrics.jsonl and TensorBoard."""
+"""Output of a training run: messages, a progress bar, metrics.jsonl and TensorBoard."""
 
 import json
 import math
@@ -8,16 +8,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from frcnn.structures import Losses
 from frcnn.training.distributed import World
 from frcnn.training.run_folder import RunFolder, writing
 
 
 class TrainingLog:
-    """Speaks and writes on rank 0, is silent on the others.
+    """The log of a training run. It writes on rank 0 only.
 
-    Messages go to stdout. Progress goes to stderr: a bar where that is a terminal, else a line at each entry. Entries
-    go to metrics.jsonl, one JSON object a line, and with images to TensorBoard.
+    Messages go to stdout. Progress goes to stderr: as a bar on a terminal, else as one line per entry. Entries go to
+    metrics.jsonl, one JSON object per line, and together with images to TensorBoard.
     """
 
     def __init__(self, folder: RunFolder, *, world: World, length: int, step: int) -> None:
@@ -62,15 +61,15 @@ class TrainingLog:
                     if isinstance(value, int | float) and key != "step":
                         self.tensorboard.add_scalar(key if "/" in key else f"train/{key}", value, step)
 
-    def progress(self, step: int, values: dict[str, Any], *, seconds_per_step: float) -> None:
-        """Show the numbers of a log entry: loss, lr, images/s, ETA and memory."""
+    def progress(self, step: int, values: dict[str, Any], *, losses: dict[str, float], seconds_per_step: float) -> None:
+        """Show a log entry: the total loss, lr, images/s, ETA, memory and the single `losses`."""
         if self.is_silent:
             return
-        losses = " ".join(f"{name} {values[name]:.3f}" for name in Losses._fields)
+        shown_losses = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
         eta = show_seconds(seconds_per_step * (self.length - step))
         text = (
             f"loss {values['loss']:.3f}  lr {values['lr']:.2e}  {values['images_per_second']:.1f} images/s  "
-            f"ETA {eta}  {values['memory_mib']:.0f} MiB  {losses}"
+            f"ETA {eta}  {values['memory_mib']:.0f} MiB  {shown_losses}"
         )
         if self.bar.disable:
             print(f"step {step}/{self.length}  epoch {values['epoch']:.2f}  {text}", file=sys.stderr, flush=True)
@@ -100,7 +99,7 @@ class TrainingLog:
 
 
 def open_tensorboard(folder: RunFolder, *, purge_step: int) -> Any:
-    """A TensorBoard writer that hides earlier entries from `purge_step` on; None where tensorboard is missing."""
+    """A TensorBoard writer that hides earlier entries from `purge_step` on; None if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -110,7 +109,7 @@ def open_tensorboard(folder: RunFolder, *, purge_step: int) -> Any:
 
 
 def is_terminal() -> bool:
-    """True where a bar can be drawn on stderr: a terminal that knows its width."""
+    """True if stderr can show a progress bar: it is a terminal with a known width."""
     try:
         return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except OSError:
@@ -118,7 +117,7 @@ def is_terminal() -> bool:
 
 
 def tidy(value: Any) -> Any:
-    """A JSON number of at most six digits after the first; None for nan and infinities."""
+    """Round a float to seven significant digits; None for nan and infinity, which JSON does not have."""
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value

@@ -1,4 +1,4 @@
-"""Measures of a training: means of the losses, weights that are not finite, time and memory."""
+"""Measurements during training: mean losses, non-finite weights, time and memory."""
 
 import math
 import sys
@@ -7,58 +7,63 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from frcnn.errors import TrainingError
-from frcnn.structures import Losses
+from frcnn.structures import Losses, total_loss
 from frcnn.training.distributed import World, mean_over_ranks
 
-CURE = "A lower train.lr, a longer train.schedule.warmup_steps or train.clip_grad_norm helps as a rule"
+CURE = "A lower train.lr, a longer train.schedule.warmup_steps or train.clip_grad_norm usually helps"
 
 
 class LossMeter:
-    """Means of the losses since the last reading.
+    """Mean losses since the last reading.
 
-    The sums stay on the device, so that adding a step costs no host sync; reading them does.
+    The sums stay on the device, so adding a step needs no host sync. Reading needs one.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(5, device=device)  # the four losses and their total
+        self.names: list[str] = []  # of the losses, known from the first step on
+        self.sums = torch.zeros(1, device=device)  # each loss, and their total
         self.num_steps = 0
 
     def add(self, losses: Losses) -> None:
-        """Add the losses of an optimiser step. No host sync on a GPU."""
-        self.sums += torch.stack([*losses, losses.total]).detach()
+        """Add the losses of one optimizer step. No host sync on a GPU."""
+        self.names = list(losses)
+        self.sums = self.sums + torch.stack([*losses.values(), total_loss(losses)]).detach()
         self.num_steps += 1
 
     def read(self, world: World) -> dict[str, float]:
-        """Mean of each loss over the steps since the last reading and over the ranks; nan where there were none.
+        """Mean of each loss and of "loss", their total, over the steps since the last reading and over the ranks.
 
-        Syncs; every rank calls it.
+        The means are nan if there were no steps. Before the first step there is only "loss".
+
+
+        Host sync. Every rank calls it.
         """
         means = mean_over_ranks(self.sums / (self.num_steps or math.nan), world).tolist()
         self.sums.zero_()
         self.num_steps = 0
-        return dict(zip([*Losses._fields, "loss"], means, strict=True))
+        return dict(zip([*self.names, "loss"], means, strict=True))
 
 
 def check_finite_weights(model: nn.Module, *, step: int) -> None:
-    """Raise TrainingError if a weight or float buffer is nan or infinite after `step` steps. Syncs.
+    """Raise TrainingError if a weight or float buffer is not finite after `step` steps. Host sync.
 
-    The loss of a step says nothing of its update, which can overflow after it.
+    A finite loss is not enough: the update itself can overflow.
     """
     weights = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     is_finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
     broken = [name for name, finite in zip(weights, is_finite, strict=True) if not finite]
     if broken:
         raise TrainingError(
-            f"after step {step} the weights are not finite ({len(broken)} tensors, {broken[0]} first) and are not "
-            f"kept; an earlier checkpoint is untouched. {CURE}"
+            f"after step {step} the weights are not finite ({len(broken)} tensors, the first is {broken[0]}) and are "
+            f"not saved. An earlier checkpoint is unchanged. {CURE}"
         )
 
 
 class Clock:
-    """Seconds of training since the last reading, without those spent in evaluations and checkpoints."""
+    """Training time since the last reading, without evaluations and checkpoints."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
@@ -77,7 +82,7 @@ class Clock:
         self.data_seconds += time.perf_counter() - start
 
     def read(self) -> tuple[float, float]:
-        """(seconds of training, of them waiting for data) since the last reading."""
+        """(seconds of training, seconds of these spent waiting for data) since the last reading."""
         now = time.perf_counter()
         read = now - self.start, self.data_seconds
         self.start, self.data_seconds = now, 0.0
@@ -85,7 +90,7 @@ class Clock:
 
 
 def memory_mib(device: torch.device) -> float:
-    """Peak memory of this process in MiB: of the GPU where it trains on one, else resident; 0 where unknown."""
+    """Peak memory of this process in MiB: GPU memory on a GPU, else resident memory; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
@@ -97,6 +102,5 @@ def memory_mib(device: torch.device) -> float:
 
 
 def mean_losses(losses: Sequence[Losses]) -> Losses:
-    """The mean of the losses of the accumulated parts of one step."""
-    means: list[Tensor] = [torch.stack(parts).mean() for parts in zip(*losses, strict=True)]
-    return Losses(*(mean.detach() for mean in means))
+    """Mean of the losses of the accumulated parts of one step."""
+    return {name: torch.stack([part[name] for part in losses]).mean().detach() for name in losses[0]}

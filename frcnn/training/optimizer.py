@@ -1,4 +1,4 @@
-"""Which parameter is trained with which decay and learning rate."""
+"""Parameter groups with their weight decay and learning rate, and the optimizer."""
 
 from typing import Any, Literal
 
@@ -20,11 +20,11 @@ def parameter_groups(
     bias_weight_decay: float,
     bias_lr_factor: float,
 ) -> list[dict[str, Any]]:
-    """Divide the trainable parameters into weights, norms and biases, each in exactly one group.
+    """Divide the trainable parameters into weights, norms and biases; each parameter is in exactly one group.
 
-    The weight and bias of a norm layer are norms. A parameter shared by two modules counts once, where it is met
-    first. Groups that would be empty are left out; the order of parameters is that of the modules, so that the
-    optimiser's state fits a model that is built again.
+    The weight and the bias of a norm layer are norms. A parameter that two modules share is counted once, at its first
+    module. Empty groups are omitted. Parameters are in the order of the modules, so that the optimizer's state fits a
+    model that is built again.
     """
     norms: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
@@ -50,7 +50,7 @@ def parameter_groups(
 
 
 def optimizer_from_config(config: Config, model: nn.Module, *, lr: float) -> torch.optim.Optimizer:
-    """The optimiser of a config over the trainable parameters of `model`."""
+    """Build the optimizer of a config for the trainable parameters of `model`."""
     train = config.train
     groups = parameter_groups(
         model,

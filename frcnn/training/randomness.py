@@ -1,4 +1,4 @@
-"""State of the random generators: set from the seed at the start, saved with checkpoints, kept through evaluations."""
+"""Random generators: seeded at the start, saved in checkpoints, and restored after evaluations."""
 
 import random
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import torch
 
 
 def set_seed(seed: int, rank: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators, differently on each rank.
+    """Seed the generators of Python, NumPy and PyTorch, differently on each rank.
 
-    Order and transforms of images and the sampling of anchors and RoIs do not hang on these (they are functions of the
-    seed, the epoch and the image); dropout does.
+    The order and the transforms of images and the sampling of anchors and RoIs do not depend on these generators; they
+    are functions of the seed, the epoch and the image. Dropout does.
     """
     mixed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
     random.seed(mixed)
@@ -22,7 +22,7 @@ def set_seed(seed: int, rank: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """State of every generator of this process, in types that `torch.load(weights_only=True)` reads."""
+    """State of every generator of this process, as types that `torch.load(weights_only=True)` reads."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -33,7 +33,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put every generator back to where `random_state` found it; a GPU's only where there is one."""
+    """Restore a state from `random_state`; the state of a GPU's generator only if there is a GPU."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -45,7 +45,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Whatever is drawn inside leaves no trace outside, so that evaluating more often does not change the weights."""
+    """Restore the generators at the end, so that evaluating more often does not change the weights."""
     state = random_state()
     try:
         yield

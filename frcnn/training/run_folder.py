@@ -1,18 +1,19 @@
-"""The folder of a run: what lies in it, when it may be written, and what is cut off when a run is resumed.
+"""The folder of a training run: its files, when it may be written, and what a resume removes.
 
     config.yaml               resolved config
-    env.json                  versions, git commit, seed and command of the first start; later ones under "resumed"
-    metrics.jsonl             one JSON object a line
+    env.json                  format number of the folder; versions, git commit, seed and command of the first start;
+                              later starts under "resumed"
+    metrics.jsonl             one JSON object per line
     events.out.tfevents.*     TensorBoard
-    checkpoints/last.pt       everything a resume needs
-    checkpoints/previous.pt   the last.pt before it, in case that is damaged
-    checkpoints/best.pt       the weights that evaluated best
-    images/                   detections beside ground truth at each evaluation
+    checkpoints/last.pt       everything needed to resume
+    checkpoints/previous.pt   the last.pt before it, used if last.pt is damaged
+    checkpoints/best.pt       the weights with the best evaluation
+    images/                   detections next to ground truth at each evaluation
     eval.json                 evaluation of best.pt
-    bad_step/                 the step whose loss or gradients were not finite, for `frcnn replay`
+    bad_step/                 the step whose loss or gradient was not finite, for `frcnn replay`
 
-last.pt is what makes a folder a run: it is written first, and everything else can be made again from it. Between the
-two renames that put a new one in its place it stands under the name previous.pt.
+A folder is a run if it has last.pt, which is written first; everything else can be recreated from it. Replacing last.pt
+takes two renames. Between them, the only complete checkpoint is previous.pt.
 """
 
 import json
@@ -32,6 +33,7 @@ import torchvision
 
 import frcnn
 from frcnn.errors import ConfigError, TrainingError
+from frcnn.files.run_format import RUN_FORMAT
 from frcnn.files.writing import replacing
 
 LEFTOVERS = (
@@ -44,7 +46,7 @@ LEFTOVERS = (
     "bad_step/.step.pt.*.tmp",
     "bad_step/.step.json.*.tmp",
 )
-"""What a kill in the middle of a write leaves."""
+"""Temporary files that a kill during a write leaves behind."""
 
 OWN_FILES = (
     *LEFTOVERS,
@@ -60,7 +62,8 @@ OWN_FILES = (
     "checkpoints/previous.pt",
     "checkpoints/last.pt",
 )
-"""All that a run writes, in the order in which it is thrown away: the folder holds a run to the end."""
+"""All files that a run writes, in the order in which --overwrite deletes them. last.pt comes last, so that the folder
+counts as a run until everything is deleted."""
 
 
 class RunFolder(NamedTuple):
@@ -106,41 +109,44 @@ class RunFolder(NamedTuple):
 
     @property
     def resume(self) -> str:
-        """What to give to `frcnn train` to go on."""
+        """Arguments of `frcnn train` that resume the run."""
         return f"--resume --out {shlex.quote(str(self.path))}"
 
     def can_resume(self) -> bool:
-        """True where there is a checkpoint to go on from."""
+        """True if there is a checkpoint to resume from."""
         return self.last.exists() or self.previous.exists()
 
     def holds_run(self) -> bool:
-        """True where there are checkpoints of a training."""
+        """True if there is any checkpoint of a training run."""
         return self.can_resume() or self.best.exists()
 
 
 def refuse_overwriting(folder: RunFolder, *, overwrite: bool) -> None:
-    """Raise ConfigError where a new run would overwrite another one unbidden, or files that are no run's."""
+    """Raise ConfigError if a new run would overwrite another run, or files that do not belong to a run."""
     if folder.holds_run():
         if not overwrite:
             raise ConfigError(
-                f"{folder.path} already holds a run. Go on with it by --resume, choose another folder by --out, "
-                "or throw it away by --overwrite"
+                f"{folder.path} already holds a run. Resume it with --resume, choose another folder with --out, or "
+                "delete the run with --overwrite"
             )
         return
     foreign = (folder.config, folder.environment, folder.metrics, folder.evaluation)
     names = [path.name for path in foreign if path.exists()]
     if names:
         raise ConfigError(
-            f"{folder.path} holds no run, but {' and '.join(names)}, which a run would overwrite. "
-            "Choose another folder by --out, or move that away"
+            f"{folder.path} holds no run, but it holds {' and '.join(names)}, which a run would overwrite. Choose "
+            "another folder with --out, or move the file away"
         )
 
 
 def prepare_folder(folder: RunFolder, *, overwrite: bool) -> None:
-    """Make the folder for a new run, or say why it cannot be one.
+    """Create the folder of a new run.
 
-    With `overwrite` the files of an earlier run are removed, one by one by their names; whatever else lies in the
-    folder stays. Where there is no run nothing is removed.
+    With `overwrite`, the files of an earlier run are deleted one by one, by name. Other files in the folder are kept.
+    Nothing is deleted if the folder holds no run.
+
+    Raises:
+        ConfigError: the folder holds a run (without `overwrite`) or foreign files, or cannot be written.
     """
     refuse_overwriting(folder, overwrite=overwrite)
     try:
@@ -149,38 +155,38 @@ def prepare_folder(folder: RunFolder, *, overwrite: bool) -> None:
         folder.last.parent.mkdir(parents=True, exist_ok=True)
         folder.images.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.path):
-            pass  # it can be written
+            pass  # the folder can be written
     except OSError as error:
         raise ConfigError(
-            f"cannot write to the run folder {folder.path}: {error.strerror or error}. Choose another by --out"
+            f"cannot write to the run folder {folder.path}: {error.strerror or error}. Choose another folder with --out"
         ) from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a message that names the file."""
+    """Convert an OSError, such as a full disk, to a TrainingError that names the file."""
     try:
         yield
     except OSError as error:
         raise TrainingError(
-            f"cannot write {path}: {error.strerror or error}. Mend that, then go on with --resume"
+            f"cannot write {path}: {error.strerror or error}. Fix this, then continue with --resume"
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or leave the old one."""
+    """Write a text file atomically."""
     with writing(path), replacing(path) as file:
         file.write(text.encode())
 
 
 def remove_leftovers(folder: RunFolder) -> None:
-    """Remove what a kill in the middle of a write has left: part of a checkpoint can be large."""
+    """Delete the temporary files of interrupted writes; parts of checkpoints can be large."""
     with writing(folder.path):
         remove(folder, LEFTOVERS)
 
 
 def remove(folder: RunFolder, patterns: Iterable[str]) -> None:
-    """Remove the files of these names; never a folder."""
+    """Delete the files that match the patterns; never a folder."""
     for pattern in patterns:
         for path in folder.path.glob(pattern):
             if not path.is_dir():
@@ -190,8 +196,7 @@ def remove(folder: RunFolder, patterns: Iterable[str]) -> None:
 def cut_metrics(path: Path, *, step: int, evaluated_step: int) -> None:
     """Drop the entries that a resumed run will write again.
 
-    Those are the steps after `step`, the evaluations after `evaluated_step`, and a last line that was cut short when
-    the run was killed.
+    These are the steps after `step`, the evaluations after `evaluated_step`, and an incomplete last line.
     """
     if not path.exists():
         return
@@ -208,7 +213,7 @@ def cut_metrics(path: Path, *, step: int, evaluated_step: int) -> None:
 
 
 def write_environment(path: Path, *, seed: int, device: torch.device, world_size: int, is_resumed: bool) -> None:
-    """Write what this start runs on; a resumed start is added below the first one."""
+    """Write env.json. A resumed start is added to the description of the first start."""
     environment = describe_environment(seed=seed, device=device, world_size=world_size)
     if is_resumed and path.exists():
         try:
@@ -216,11 +221,12 @@ def write_environment(path: Path, *, seed: int, device: torch.device, world_size
             first.setdefault("resumed", []).append(environment)
             environment = first
         except (ValueError, AttributeError):
-            pass  # a damaged env.json is replaced by what is known now
-    write_text(path, json.dumps(environment, indent=2) + "\n")
+            pass  # a damaged env.json is replaced
+    write_text(path, json.dumps({**environment, "format": RUN_FORMAT}, indent=2) + "\n")
 
 
 def describe_environment(*, seed: int, device: torch.device, world_size: int) -> dict[str, Any]:
+    """Versions, commit, seed, command and device of this start, as plain data."""
     commit, is_dirty = git_commit()
     return {
         "python": platform.python_version(),
@@ -241,7 +247,7 @@ def describe_environment(*, seed: int, device: torch.device, world_size: int) ->
 
 
 def git_commit() -> tuple[str | None, bool | None]:
-    """Commit of the checkout this package lies in, and whether tracked files differ from it; None without git."""
+    """Commit of the package's checkout, and whether tracked files are modified; None if there is no checkout."""
 
     def git(*arguments: str) -> str:
         package = Path(frcnn.__file__).resolve().parent
@@ -249,7 +255,7 @@ def git_commit() -> tuple[str | None, bool | None]:
         return done.stdout.strip()
 
     try:
-        if not git("ls-files", "__init__.py"):  # installed inside somebody else's repository
+        if not git("ls-files", "__init__.py"):  # installed inside another repository
             return None, None
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs to know nothing but its step."""
+"""The learning rate as a pure function of the step, so that a resumed run needs only its step."""
 
 import math
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ def lr_factor(
     warmup_factor: float = 0.0,
     final_factor: float = 0.0,
 ) -> float:
-    """Share of the peak learning rate that an optimiser step runs with.
+    """Factor of the peak learning rate for one optimizer step.
 
-    1. multistep: gamma to the power of the milestones already passed; milestones are shares of `length`, rounded to
-       whole steps, so that 2/3 of 90,000 is step 60,000.
-       cosine: half a cosine from 1 at the end of the warm-up down to `final_factor` at `length`.
+    1. multistep: gamma to the power of the number of milestones passed. Milestones are fractions of `length`, rounded
+       to whole steps; 2/3 of 90,000 is step 60,000.
+       cosine: half a cosine from 1 at the end of the warm-up to `final_factor` at `length`.
        constant: 1.
-    2. During the warm-up this is multiplied by a straight line from `warmup_factor` at step 0 to 1 at step
+    2. During the warm-up the factor is multiplied by a linear ramp from `warmup_factor` at step 0 to 1 at step
        `warmup_steps`.
 
     Args:
-        step: number of optimiser steps already done, 0 for the first.
-        length: optimiser steps of the whole training.
+        step: number of optimizer steps already done, 0 for the first step.
+        length: number of optimizer steps of the whole run.
     """
     if kind == "multistep":
         factor = gamma ** sum(step >= round(share * length) for share in milestones)

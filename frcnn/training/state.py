@@ -1,4 +1,4 @@
-"""What a checkpoint knows of a training beside the weights, and how a training goes on from it."""
+"""The state of a training run in a checkpoint, and how a resumed run restores it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,37 +36,64 @@ FREE_KEYS = (
     "eval.batch_size",
     "eval.loss",
 )
-"""Keys that may differ when a run is resumed: they do not change what a step computes. Longer training is allowed;
-the schedule is a function of the length and is then that of the longer one, and a run that stopped early goes on where
-it is given more patience."""
+"""Keys that may differ when a run is resumed, because they do not change what a step computes. A longer run is allowed:
+the schedule is a function of the length and then follows the new length. A run that stopped early continues if it gets
+more patience."""
 
 
 @dataclass
 class Progress:
-    """How far a training has come."""
+    """The progress of a training run. The fields are stored in last.pt under their names."""
 
     step: int = 0
-    """Optimiser steps done."""
+    """Optimizer steps done."""
     evaluated_step: int = 0
-    """The step of the last evaluation whose result is kept; behind `step` where a run stopped while evaluating."""
+    """Step of the last evaluation whose result was saved; less than `step` if the run stopped during an evaluation."""
     best_metric: float | None = None
     best_step: int = 0
     skipped: int = 0
-    """Steps that were left out because they were not finite."""
+    """Steps that were skipped because they were not finite."""
     rewinds: int = 0
-    """Times the run went back to a checkpoint for that reason; each gives other draws."""
+    """How often the run went back to a checkpoint for that reason. Each rewind changes the random draws."""
     standstill_reference: float | None = None
-    """With `standstill_evaluations` what train.early_stop counts, see `early_stop.Standstill`."""
+    """Metric of the last evaluation that was an improvement; None before the first evaluation."""
     standstill_evaluations: int = 0
-    """Every rank knows it."""
+    """Evaluations since then. Known on every rank; `standstill_reference` is known on rank 0 only."""
+
+    def count_evaluation(self, metric: float, *, min_delta: float) -> None:
+        """Update the standstill counters, on which train.early_stop decides.
+
+        An evaluation is an improvement if its metric is more than `min_delta` above the reference. Many small
+        improvements count once their sum is large enough.
+
+        Args:
+            metric: higher is better; -inf if there was no object to measure it on.
+
+        >>> progress = Progress()
+        >>> for metric in (0.10, 0.30, 0.305, 0.32, 0.2):
+        ...     progress.count_evaluation(metric, min_delta=0.01)
+        ...     print(progress.standstill_reference, progress.standstill_evaluations)
+        0.1 0
+        0.3 0
+        0.3 1
+        0.32 0
+        0.32 1
+        """
+        if self.standstill_reference is None or metric > self.standstill_reference + min_delta:
+            self.standstill_reference, self.standstill_evaluations = metric, 0
+        else:
+            self.standstill_evaluations += 1
 
     def has_stopped_early(self, config: TrainConfig) -> bool:
-        """Whether train.early_stop ends the training here."""
+        """Whether train.early_stop ends the run now."""
         return config.early_stop is not None and self.standstill_evaluations >= config.early_stop.patience
 
 
 def save_last(path: Path, experiment: Experiment, progress: Progress) -> None:
-    """Write everything a resume needs, and keep the last one as previous.pt; every rank calls it, rank 0 writes."""
+    """Write everything needed to resume and keep the previous file as previous.pt.
+
+    Every rank calls it, rank 0 writes.
+    """
     states = gather(random_state(), experiment.world)
     if experiment.world.is_main:
         trainer = {
@@ -83,27 +110,26 @@ def save_last(path: Path, experiment: Experiment, progress: Progress) -> None:
 
 
 def save_weights(path: Path, experiment: Experiment, step: int) -> None:
-    """Write a checkpoint to predict, evaluate and initialise from, without the trainer's state.
+    """Write a checkpoint for evaluation, prediction and initialization, without the state of the trainer.
 
-    With train.ema_decay its weights are the averaged ones, and `is_averaged` says so.
+    With train.ema_decay it holds the averaged weights, and `is_averaged` is True.
     """
     checkpoint = weights_checkpoint(experiment, experiment.evaluated_model, step)
     write_checkpoint(path, {**checkpoint, "is_averaged": experiment.average is not None})
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any], *, keep: Path | None = None) -> None:
-    """Write a checkpoint; a disk that refuses it is a TrainingError."""
+    """Write a checkpoint; raise TrainingError if the disk refuses it."""
     try:
         save_checkpoint(path, checkpoint, keep=keep)
     except CheckpointError as error:
-        raise TrainingError(f"{error}. Mend that, then go on with --resume") from error
+        raise TrainingError(f"{error}. Fix this, then continue with --resume") from error
 
 
 def weights_checkpoint(experiment: Experiment, model: nn.Module, step: int) -> dict[str, Any]:
-    """A detector and all it takes to use it. TrainingError where a weight is not finite. Host sync."""
+    """A detector and everything needed to use it. TrainingError if a weight is not finite. Host sync."""
     check_finite_weights(model, step=step)
     return {
-        "format": 1,
         "model": model.state_dict(),
         "config": dump_config(experiment.config),
         "class_names": list(experiment.train_set.class_names),
@@ -112,15 +138,16 @@ def weights_checkpoint(experiment: Experiment, model: nn.Module, step: int) -> d
     }
 
 
-def restore(checkpoint: dict[str, Any], experiment: Experiment, *, source: Path) -> Progress:
-    """Put weights, optimiser and scaler back; `start_randomness` does the rest once the loader has started.
+def restore_state(checkpoint: dict[str, Any], experiment: Experiment, *, source: Path) -> Progress:
+    """Restore weights, optimizer and scaler. `start_randomness` restores the rest after the loader has started.
 
     Raises:
-        CheckpointError: a checkpoint without trainer state, of other classes, images or number of processes.
+        CheckpointError: the checkpoint has no trainer state, or was written with other classes, other images or another
+            number of processes.
     """
     trainer = checkpoint.get("trainer")
     if trainer is None:
-        raise CheckpointError(f"{source} holds weights only; a run cannot go on from it. Use --init-from {source}")
+        raise CheckpointError(f"{source} holds weights only and cannot be resumed. Use --init-from {source}")
     world, train_set = experiment.world, experiment.train_set
     if tuple(checkpoint["class_names"]) != train_set.class_names:
         raise CheckpointError(
@@ -133,27 +160,27 @@ def restore(checkpoint: dict[str, Any], experiment: Experiment, *, source: Path)
         )
     if len(trainer["random_states"]) != world.size:
         raise CheckpointError(
-            f"{source} was written by {len(trainer['random_states'])} process(es), this is {world.size}: resume "
-            f"with the same number, or start another run by --init-from {source}"
+            f"{source} was written by {len(trainer['random_states'])} process(es), but there are {world.size} now. "
+            f"Resume with the same number, or start a new run with --init-from {source}"
         )
     if trainer["step"] > experiment.length:
         raise CheckpointError(
-            f"{source} stands at step {trainer['step']}, past the {experiment.length} steps that are asked for"
+            f"{source} is at step {trainer['step']}, beyond the requested length of {experiment.length} steps"
         )
     experiment.model.load_state_dict(checkpoint["model"])
     if experiment.average is not None:
         experiment.average.model.load_state_dict(checkpoint["ema"])
     for saved, own in zip(trainer["optimizer"]["param_groups"], experiment.optimizer.param_groups, strict=False):
-        saved["fused"] = own["fused"]  # how a step is run belongs to this machine, not to the checkpoint
+        saved["fused"] = own["fused"]  # depends on this machine, not on the checkpoint
     experiment.optimizer.load_state_dict(trainer["optimizer"])
     experiment.scaler.load_state_dict(trainer["scaler"])
     return Progress(**{name: trainer.get(name, value) for name, value in vars(Progress()).items()})
 
 
 def start_randomness(checkpoint: dict[str, Any] | None, experiment: Experiment) -> None:
-    """Set this rank's generators: to the checkpoint's state, or from the seed where there is none.
+    """Set the random generators of this rank: to the state in the checkpoint, or from the seed without a checkpoint.
 
-    After a rewind (`nonfinite.rewound`) they begin anew, from another seed than all before.
+    After a rewind (`nonfinite.rewound`) they start from a new seed, different from all earlier ones.
     """
     if checkpoint is None:
         set_seed(experiment.config.train.seed, experiment.world.rank)
@@ -164,7 +191,7 @@ def start_randomness(checkpoint: dict[str, Any] | None, experiment: Experiment) 
 
 
 def check_same_config(now: Config, then: Config, *, source: Path) -> None:
-    """Raise ConfigError that lists the keys in which a resumed run's config differs, `FREE_KEYS` aside."""
+    """Raise ConfigError with the keys in which the config of a resumed run differs, except `FREE_KEYS`."""
     now_keys, then_keys = flatten(dump_config(now)), flatten(dump_config(then))
     changed = [
         f"  {key}: {then_keys.get(key)!r} in the run, {now_keys.get(key)!r} now"
@@ -173,14 +200,14 @@ def check_same_config(now: Config, then: Config, *, source: Path) -> None:
     ]
     if changed:
         raise ConfigError(
-            f"a run is resumed with its own config, but this one differs from that of {source}:\n"
+            f"a run can be resumed only with its own config, but this config differs from that of {source}:\n"
             + "\n".join(changed)
-            + "\nTake these back, or start another run (--out, with --init-from for the weights)"
+            + "\nUndo these changes, or start a new run (--out, with --init-from for the weights)"
         )
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one level of dotted keys."""
+    """Flatten nested sections to one level of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):

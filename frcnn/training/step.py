@@ -1,4 +1,4 @@
-"""One optimiser step, and the detector made ready for it."""
+"""One optimizer step, and the model that it calls."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from frcnn.inference.detect_dataset import autocast
+from frcnn.model.speed.autocast import autocast
 from frcnn.model.speed.compiled import compiled_detector
-from frcnn.structures import Batch, Losses
+from frcnn.structures import Batch, Losses, total_loss
 from frcnn.training.build_experiment import Experiment
 from frcnn.training.determinism import explained
 from frcnn.training.metrics import Clock, mean_losses
@@ -18,10 +18,10 @@ from frcnn.training.transfer import to_device
 
 
 def prepared(experiment: Experiment) -> nn.Module:
-    """The model to be called: compiled with train.compile, and wrapped for several processes.
+    """The callable model: compiled with train.compile, wrapped in DistributedDataParallel for several processes.
 
-    Weights, names and modes are those of `experiment.model`, which is what is saved and evaluated. Compiled first: the
-    ranks' exchange of gradients stays outside the graph. Frozen parameters are left alone.
+    It shares weights, names and modes with `experiment.model`, which is the model that is saved and evaluated. The
+    exchange of gradients between ranks is outside the compiled graph.
     """
     world = experiment.world
     model = compiled_detector(
@@ -44,12 +44,12 @@ def train_step(
     clock: Clock,
     allows: Callable[[Losses], bool] = lambda losses: True,
 ) -> tuple[Losses, list[int]]:
-    """One optimiser step over the accumulated parts of one batch.
+    """Do one optimizer step with the accumulated parts of one batch.
 
-    No host sync on a GPU but in fp16's scaler, and in `allows` where train.on_nonfinite is not stop.
+    Host syncs on a GPU happen in the gradient scaler of fp16, and in `allows` unless train.on_nonfinite is stop.
 
     Args:
-        allows: given the losses, with the gradients in the model, says whether the weights may be changed.
+        allows: gets the losses while the gradients are in the model; returns False to keep the weights unchanged.
 
     Returns:
         the mean losses of the parts, on the device, and the positions of their images in the training set.
@@ -71,7 +71,7 @@ def train_step(
         with nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync():
             with autocast(device, config.precision):
                 losses: Losses = model(batch)
-            scaler.scale(losses.total / config.accumulate).backward()
+            scaler.scale(total_loss(losses) / config.accumulate).backward()
         losses_of_parts.append(losses)
     losses = mean_losses(losses_of_parts)
     if allows(losses):

@@ -1,8 +1,8 @@
-"""Training, in reading order.
+"""The training loop.
 
-`train` is the loop, `step.train_step` one step, `evaluate_and_keep_best` what is done at each evaluation. Everything is
-counted in optimiser steps. Host syncs are marked: on a GPU there is none but in fp16's scaler, and at log entries,
-checkpoints and evaluations.
+`train_experiment` is the loop, `step.train_step` one step, and `evaluate_and_keep_best` one evaluation. Everything is
+counted in optimizer steps. Comments mark host syncs: on a GPU they happen in the gradient scaler of fp16, at log
+entries, at checkpoints and at evaluations only.
 """
 
 import json
@@ -14,47 +14,46 @@ from typing import Any
 from torch import nn
 
 from frcnn.config import to_yaml
-from frcnn.config.schema.train import EarlyStopConfig
 from frcnn.evaluation.evaluate import format_report
 from frcnn.training.batches import train_loader
 from frcnn.training.build_experiment import Experiment
 from frcnn.training.distributed import broadcast, gather
-from frcnn.training.early_stop import Standstill
 from frcnn.training.faults.guard import Guard
 from frcnn.training.faults.nonfinite import Rewind, react, rewound
 from frcnn.training.faults.stop import Stop
 from frcnn.training.log import TrainingLog
 from frcnn.training.metrics import Clock, LossMeter, memory_mib
 from frcnn.training.run_folder import RunFolder, cut_metrics, remove_leftovers, write_environment, write_text
-from frcnn.training.state import Progress, restore, save_last, save_weights, start_randomness
+from frcnn.training.state import Progress, restore_state, save_last, save_weights, start_randomness
 from frcnn.training.step import prepared, train_step
 from frcnn.training.validation import draw_examples, flat_metrics, validate
 from frcnn.training.validation_loss import validation_losses
 
 
-def train(
+def train_experiment(
     experiment: Experiment,
     folder: RunFolder,
     *,
     resumed: dict[str, Any] | None = None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Progress:
-    """Train to the end and leave a whole run folder behind; every rank calls it.
+    """Train to the end and leave a complete run folder. Every rank calls it.
 
-    1. Put the state of the resumed run back, or write the first checkpoint.
-    2. Evaluate where an evaluation is due; stop where the length is reached.
-    3. One optimiser step. Every `log_every` steps an entry, every `checkpoint_every` steps last.pt. Back to 2.
+    1. Restore the state of the resumed run, or write the first checkpoint.
+    2. Evaluate if an evaluation is due. Stop if the length is reached.
+    3. Do one optimizer step. Write a log entry every `log_every` steps and last.pt every `checkpoint_every` steps. Go
+       to 2.
 
-    A run that is stopped at any moment and resumed ends with the same weights, to the bit on a CPU. Where
-    train.on_nonfinite is rewind, all begins again with the last checkpoint, and draws from then on differ.
+    A run that is stopped at any moment and resumed ends with the same weights, bit-identical on a CPU. If
+    train.on_nonfinite is rewind, training restarts from the last checkpoint with different random draws.
 
     Args:
-        resumed: the checkpoint to go on from; None starts at step 0.
-        on_step: called with the number of each step once it is done and kept.
+        resumed: the checkpoint to resume from; None starts at step 0.
+        on_step: called with the number of each step after the step is done and saved.
 
     Raises:
-        TrainingError: a loss or weight that is not finite, a full disk.
-        Stopped: SIGINT or SIGTERM; last.pt is of the step it stopped at.
+        TrainingError: a loss or weight is not finite, or the disk is full.
+        Stopped: the process got SIGINT or SIGTERM. last.pt has the step at which it stopped.
     """
     model, stop = prepared(experiment), Stop(experiment.world)
     with stop.listening():
@@ -65,7 +64,7 @@ def train(
                 reason = str(rewind)  # the exception would keep the frames of `train_on`, and so the loader, alive
             resumed = rewound(experiment, folder)
             if experiment.world.is_main:
-                print(f"{reason}: back to step {resumed['step']} and on with other draws", flush=True)
+                print(f"{reason}: back to step {resumed['step']}, continuing with other random draws", flush=True)
 
 
 def train_on(
@@ -77,14 +76,14 @@ def train_on(
     resumed: dict[str, Any] | None,
     on_step: Callable[[int], None],
 ) -> Progress:
-    """What `train` does, up to the end or to a Rewind. `model` is the experiment's, made by `step.prepared`."""
+    """Train until the end or until a Rewind, see `train_experiment`. `model` comes from `step.prepared`."""
     e, config, world = experiment, experiment.config.train, experiment.world
-    progress = Progress() if resumed is None else restore(resumed, e, source=folder.last)
+    progress = Progress() if resumed is None else restore_state(resumed, e, source=folder.last)
     model.train()
     batches = iter(train_loader(e, start_step=progress.step, rewinds=progress.rewinds))
-    start_randomness(resumed, e)  # last of what is built: building draws numbers too
+    start_randomness(resumed, e)  # after everything is built, because building draws random numbers
     if resumed is None and e.average is not None:
-        e.average.update(e.model, step=0)  # the weights may have been loaded since it was made
+        e.average.update(e.model, step=0)  # weights may have been loaded since the average was created
     if resumed is None or resumed["trainer"].get("is_rewound"):
         save_last(folder.last, e, progress)
     if world.is_main:
@@ -126,7 +125,7 @@ def train_on(
             signal = stop.asked()
             is_logged = progress.step % config.log_every == 0 or progress.step == e.length
             is_kept = e.is_checkpoint_step(progress.step) or signal > 0
-            bad_step = guard.bad_step(look=is_logged or is_kept)  # host sync where it looks
+            bad_step = guard.bad_step(look=is_logged or is_kept)  # host sync if it looks
             if bad_step is None:
                 meter.add(losses)
             else:
@@ -151,9 +150,9 @@ def train_on(
 def evaluate_and_keep_best(
     experiment: Experiment, folder: RunFolder, progress: Progress, log: TrainingLog, stop: Stop
 ) -> None:
-    """Evaluate; where it is the best so far, write best.pt and, as its evaluation, eval.json.
+    """Evaluate. If the result is the best so far, write best.pt and its evaluation eval.json.
 
-    Every rank calls it. `progress` is brought up to date on rank 0 alone, which writes it.
+    Every rank calls it. `progress` is complete on rank 0 only, which writes it.
     """
     e = experiment
     check = partial(stop.check, step=progress.step, resume=folder.resume)
@@ -165,11 +164,13 @@ def evaluate_and_keep_best(
     report, detections = result
     metrics = flat_metrics(report) | losses
     metric = metrics[f"eval/{e.config.train.best_metric}"]
-    metric = -math.inf if metric is None else metric  # no object to measure by
+    metric = -math.inf if metric is None else metric  # no object to measure it on
     log.entry(progress.step, {"epoch": epoch(e, progress.step), **metrics})
     for number, picture in enumerate(draw_examples(e, detections, number=e.config.train.num_logged_images)):
         log.image(progress.step, number, picture)
-    count_standstill(progress, metric, e.config.train.early_stop)
+    early_stop = e.config.train.early_stop
+    if early_stop is not None:
+        progress.count_evaluation(metric, min_delta=early_stop.min_delta)
     is_best = progress.best_metric is None or metric > progress.best_metric
     if is_best:
         progress.best_metric, progress.best_step = metric, progress.step
@@ -183,32 +184,24 @@ def evaluate_and_keep_best(
     )
 
 
-def count_standstill(progress: Progress, metric: float, early_stop: EarlyStopConfig | None) -> None:
-    """Take an evaluation into account for train.early_stop; nothing is counted where that is null."""
-    if early_stop is not None:
-        state = Standstill(progress.standstill_reference, progress.standstill_evaluations)
-        state = state.after(metric, min_delta=early_stop.min_delta)
-        progress.standstill_reference, progress.standstill_evaluations = state
-
-
 def sum_up(experiment: Experiment, folder: RunFolder, progress: Progress, log: TrainingLog) -> None:
-    """The last lines of the log: the evaluation of best.pt and what was left out of the data. Every rank calls it."""
+    """Log the evaluation of best.pt and the number of skipped images and annotations. Every rank calls it."""
     datasets = (experiment.train_set, experiment.val_set)
-    left_out = gather([dataset.problems.summary() for dataset in datasets], experiment.world)
+    skipped = gather([dataset.problems.summary() for dataset in datasets], experiment.world)
     config = experiment.config.train
     if config.early_stop is not None and progress.has_stopped_early(config) and progress.step < experiment.length:
         log.message(
-            f"stopped early at step {progress.step} of {experiment.length}: {config.best_metric} has not risen by more "
-            f"than {config.early_stop.min_delta:g} above {show(progress.standstill_reference)} for "
+            f"stopped early at step {progress.step} of {experiment.length}: {config.best_metric} has not improved by "
+            f"more than {config.early_stop.min_delta:g} over {show(progress.standstill_reference)} for "
             f"{progress.standstill_evaluations} evaluations (train.early_stop)"
         )
     if experiment.world.is_main:
-        log.message(f"best.pt is of step {progress.best_step}:")
+        log.message(f"best.pt has the weights of step {progress.best_step}:")
         if folder.evaluation.exists():
             log.message(format_report(json.loads(folder.evaluation.read_text(encoding="utf-8"))))
         else:
-            log.message(f"{folder.evaluation} is gone; evaluate {folder.path} to have it again")
-    for rank, summaries in enumerate(left_out):
+            log.message(f"{folder.evaluation} is missing; evaluate {folder.path} to create it")
+    for rank, summaries in enumerate(skipped):
         for summary in filter(None, summaries):
             log.message(summary if experiment.world.size == 1 else f"process {rank}: {summary}")
 
@@ -216,7 +209,7 @@ def sum_up(experiment: Experiment, folder: RunFolder, progress: Progress, log: T
 def log_losses(
     experiment: Experiment, progress: Progress, meter: LossMeter, clock: Clock, log: TrainingLog, *, lr: float
 ) -> None:
-    """One entry: mean losses since the last one, lr, speed. Every rank calls it."""
+    """Write one log entry: mean losses since the last entry, learning rate, speed. Every rank calls it."""
     num_steps = meter.num_steps
     losses = meter.read(experiment.world)
     seconds, data_seconds = clock.read()
@@ -229,11 +222,12 @@ def log_losses(
         "memory_mib": memory_mib(experiment.world.device),
     }
     log.entry(progress.step, values)
-    log.progress(progress.step, values, seconds_per_step=seconds / max(1, num_steps))
+    del losses["loss"]  # the total, which is shown first
+    log.progress(progress.step, values, losses=losses, seconds_per_step=seconds / max(1, num_steps))
 
 
 def epoch(experiment: Experiment, step: int) -> float:
-    """Passes over the training set that `step` steps make."""
+    """Number of passes over the training set in `step` steps."""
     return step / experiment.steps_per_epoch
 
 

@@ -1,4 +1,4 @@
-"""From the host's memory to the device's."""
+"""Copies of batches from host memory to the device."""
 
 from functools import cache
 
@@ -8,11 +8,10 @@ from frcnn.structures import Batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on the device; images travel as uint8.
+    """Move a batch to the device; images are copied as uint8.
 
-    On a GPU they do on a stream of their own. The host does not wait for the steps before, so the copy begins while
-    they are still computed, and is hidden behind them wherever nothing makes the host wait. The batch must lie in
-    pinned memory, as the loader leaves it.
+    On a GPU the copy uses its own stream. It starts while earlier steps still run, and overlaps with them as long as
+    nothing makes the host wait. The batch must be in pinned memory, as the loader provides it.
     """
     if device.type != "cuda":
         return batch.to(device)
@@ -21,7 +20,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         batch = batch.to(device, non_blocking=True)
     current.wait_stream(stream)
     for tensor in (*batch[:-1], *batch.ground_truth):
-        tensor.record_stream(current)  # its memory is not used again before the step is done with it
+        tensor.record_stream(current)  # its memory is not reused before the step has finished with it
     return batch
 
 

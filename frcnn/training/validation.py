@@ -1,4 +1,4 @@
-"""Evaluation in the middle of training, spread over the ranks and without any trace in it."""
+"""Evaluation during training, split over the ranks and without side effects on the training run."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,9 +8,7 @@ from PIL import Image
 from frcnn.annotations import ImageDetections
 from frcnn.data.build_data import build_eval_loader
 from frcnn.draw.boxes import draw_comparison
-from frcnn.errors import DataError
-from frcnn.evaluation.evaluate import evaluate
-from frcnn.inference.detect_dataset import detect
+from frcnn.inference.detect_dataset import detect_dataset, evaluate_dataset
 from frcnn.model.speed.placement import copy_for_detection
 from frcnn.structures import Batch
 from frcnn.training.build_experiment import Experiment
@@ -22,20 +20,20 @@ from frcnn.training.randomness import kept_random_state
 def validate(
     experiment: Experiment, *, before_batch: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], dict[int, ImageDetections]] | None:
-    """Detect on the whole validation set and measure the detections.
+    """Detect on the whole validation set and evaluate the detections.
 
     1. Rank r detects on the images r, r + size, ...
     2. Rank 0 collects the detections and evaluates them.
 
+    The averaged weights are evaluated if there are any (train.ema_decay). The mode of the detector and the state of the
+    random generators are restored at the end.
+
     Args:
-        before_batch: called before each batch that every rank has; may raise to end the evaluation on all of them.
+        before_batch: called before each batch that every rank has. It may raise to end the evaluation on all ranks.
 
     Returns:
-        On rank 0 the report as eval.json holds it, and the detections by position in the data set; None elsewhere.
-        Images that could not be read (data.on_error=skip) are left out of both.
-
-    The detector is that of the averaged weights where there is one (train.ema_decay). Its mode and random generators
-    are afterwards as they were before.
+        on rank 0 the content of eval.json, and the detections by position in the dataset; None on other ranks. Images
+        that could not be read (data.on_error=skip) are missing from both.
     """
     config, world = experiment.config, experiment.world
     share_buffers(experiment.evaluated_model, world)
@@ -57,8 +55,8 @@ def validate(
 
 
 def detect_on(experiment: Experiment, loader: Iterable[Batch | None]) -> dict[int, ImageDetections]:
-    """Detections by position in the validation set, in the precision of the training."""
-    return detect(
+    """Detections by position in the validation set, in the precision of the training run."""
+    return detect_dataset(
         copy_for_detection(experiment.evaluated_model),
         loader,
         experiment.val_set,
@@ -68,20 +66,12 @@ def detect_on(experiment: Experiment, loader: Iterable[Batch | None]) -> dict[in
 
 
 def measure(experiment: Experiment, detections: dict[int, ImageDetections]) -> dict[str, Any]:
-    """The report of detections on some or all images of the validation set."""
-    indices = sorted(detections)
-    if not indices:
-        raise DataError(f"{experiment.val_set.name}: not one image could be read, so there is nothing to evaluate")
-    return evaluate(
-        [experiment.val_set.records[index] for index in indices],
-        [detections[index] for index in indices],
-        class_names=experiment.val_set.class_names,
-        backend=experiment.config.eval.backend,
-    )
+    """Evaluate detections on some or all images of the validation set; returns the content of eval.json."""
+    return evaluate_dataset(experiment.val_set, detections, backend=experiment.config.eval.backend).report
 
 
 def draw_examples(experiment: Experiment, detections: dict[int, ImageDetections], *, number: int) -> list[Image.Image]:
-    """Pictures of `number` images spread evenly over the set, always the same, detections beside ground truth."""
+    """Draw detections next to the ground truth for `number` images, evenly spread over the set and always the same."""
     indices = sorted(detections)
     number = min(number, len(indices))
     chosen = [indices[position * len(indices) // number] for position in range(number)]
@@ -97,9 +87,9 @@ def draw_examples(experiment: Experiment, detections: dict[int, ImageDetections]
 
 
 def flat_metrics(report: dict[str, Any]) -> dict[str, float | None]:
-    """The numbers of a report as entries of metrics.jsonl: eval/AP and the rest of COCO's, eval/voc_mAP.
+    """The metrics of a report as entries of metrics.jsonl: eval/AP and COCO's other metrics, eval/voc_mAP.
 
-    None where there was nothing to measure by.
+    A metric is None if there is no object to measure it on.
     """
     metrics = {f"eval/{name}": value for name, value in report["coco"].items()}
     return metrics | {f"eval/voc_{name}": value for name, value in report["voc"].items()}

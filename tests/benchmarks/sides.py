@@ -1,4 +1,4 @@
-"""Both sides of benchmarks small enough for tests."""
+"""Both sides of a benchmark, small enough for tests."""
 
 import torch
 

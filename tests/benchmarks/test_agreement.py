@@ -1,4 +1,4 @@
-"""The peer computes the same as ours, and the check sees it where it does not."""
+"""The peer computes the same as ours, and the check detects deviations."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_losses_and_gradients_agree(kind):
 
 
 @pytest.mark.parametrize("layer", ["rpn.head.cls_logits", "roi_heads.box_predictor.bbox_pred", "backbone.fpn"])
-def test_other_weights_are_seen(layer):
+def test_different_weights_are_detected(layer):
     for what in ("detect", "train"):
         sides = small_sides(what=what)
         with torch.no_grad():
@@ -37,14 +37,14 @@ def test_other_weights_are_seen(layer):
         assert not agreement.agrees and agreement.reasons
 
 
-def test_a_parameter_trained_on_one_side_only_is_seen():
+def test_a_parameter_trained_on_one_side_only_is_detected():
     sides = small_sides(what="train")
     sides.peer.model.rpn.head.cls_logits.requires_grad_(False)
     agreement = compare_training(sides.ours, sides.peer, in_their_names=in_their_names)
     assert "trained on one side only" in "; ".join(agreement.reasons)
 
 
-def test_the_check_leaves_the_sides_as_they_were():
+def test_the_check_does_not_change_the_sides():
     sides = small_sides(ALL["trained_norm"], "train")
     before = [{name: value.clone() for name, value in side.model.state_dict().items()} for side in sides.both]
     sampler = sides.peer.model.rpn.fg_bg_sampler
@@ -55,13 +55,13 @@ def test_the_check_leaves_the_sides_as_they_were():
     assert sides.peer.model.rpn.fg_bg_sampler is sampler
 
 
-def test_what_torchvision_has_nothing_for_has_no_peer():
+def test_a_config_that_torchvision_does_not_support_has_no_peer():
     sides = small_sides(NO_PEER)
     assert sides.peer is None and sides.no_peer == ["model.backbone.neck_norm is group"]
     assert not sides.adapted
 
 
-def test_keys_of_which_torchvision_knows_one_value_are_taken_over():
+def test_keys_with_one_value_in_torchvision_are_adapted():
     sides = small_sides(ALL["roi_pool"])
     assert sides.adapted["model.rpn.skip_padding"] is False
     assert sides.config.model.rpn.skip_padding is False

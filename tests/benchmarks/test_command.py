@@ -29,15 +29,15 @@ def test_a_comparison_as_text_and_json(config, tmp_path, capsys):
     assert max(result["agreement"]["figures"]["detections"]) <= 30
 
 
-def test_a_base_without_data_is_filled_in(tmp_path, capsys):
+def test_a_base_config_without_data(tmp_path, capsys):
     path = tmp_path / "base.yaml"
     path.write_text(yaml.safe_dump({"model": FPN}))
     assert main(["detect", str(path), *SMALL, "--against", "none"]) == 0
     text = capsys.readouterr().out
-    assert "90 classes" in text and "drawn shapes" in text and "no peer: not asked for" in text
+    assert "90 classes" in text and "drawn shapes" in text and "no peer: not requested" in text
 
 
-def test_a_sweep_with_a_picture(config, tmp_path, capsys):
+def test_a_sweep_with_a_plot(config, tmp_path, capsys):
     plot = tmp_path / "sweep.png"
     arguments = ["--sweep", "classes", "--values", "2,5", "--plot", str(plot), "--against", "none"]
     assert main(["detect", config, *SMALL, *arguments]) == 0
@@ -80,12 +80,12 @@ def test_unusable_arguments(arguments, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_what_the_user_can_mend_is_one_message(config, tmp_path, capsys):
+def test_user_errors_are_one_message(config, tmp_path, capsys):
     for arguments, message in [
         (["detect", str(tmp_path / "none.yaml")], "no such file"),
         (["detect", config, "model.rpn.pre_nms=3"], "pre_nms"),
-        (["detect", config, "--device", "gpu"], "'gpu' is no device"),
-        (["detect", config, "--device", "meta"], "meta cannot be measured"),
+        (["detect", config, "--device", "gpu"], "'gpu' is not a device"),
+        (["detect", config, "--device", "meta"], "meta is not supported by the benchmark"),
     ]:
         assert main([*arguments, "--rounds", "1"]) == 2
         error = capsys.readouterr().err

@@ -1,7 +1,8 @@
-"""The figures of a comparison, a sweep and their picture."""
+"""The results of a comparison and of a sweep, as text and as a plot."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ def result(request):
     return compare(small_sides(what=request.param), request.param, rounds=3, warmup=1)
 
 
-def test_a_comparison_holds_what_is_promised(result):
+def test_a_comparison_is_complete(result):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["agreement"]["agrees"] and result["no_ratio"] == []
     assert result["input"]["canvas"] == [96, 128] and result["input"]["sizes"] == [[96, 120]] * 2
@@ -62,7 +63,7 @@ def test_without_a_peer_there_are_times_but_no_ratio():
     assert "no peer: model.backbone.neck_norm is group" in format_comparison(result)
 
 
-def test_where_the_sides_disagree_there_is_no_ratio():
+def test_sides_that_disagree_have_no_ratio():
     sides = small_sides()
     with torch.no_grad():
         sides.peer.model.roi_heads.box_predictor.cls_score.weight.mul_(-1)
@@ -76,7 +77,7 @@ def test_our_detection_is_one_graph():
     assert count_graph_breaks(sides.ours, "detect")["breaks"] == 0
 
 
-def test_graphs_are_counted_without_the_compiled_form():
+def test_graphs_are_counted_on_an_eager_copy():
     sides = small_sides(against="none")
     eager = CompiledDetector(sides.ours.model, tell=print, setting="test", backend="eager")
     sides.ours.compiled = eager
@@ -84,6 +85,7 @@ def test_graphs_are_counted_without_the_compiled_form():
     assert sides.ours.compiled is eager
 
 
+@pytest.mark.heavy
 def test_a_compiled_side_has_no_stages(monkeypatch):
     def compile_eagerly(ours):
         ours.compiled = CompiledDetector(ours.model, tell=ours.notes.append, setting="test", backend="eager")
@@ -95,7 +97,7 @@ def test_a_compiled_side_has_no_stages(monkeypatch):
 
 
 @pytest.mark.parametrize(("median", "lower", "is_gain"), [(1.2, 1.05, True), (1.05, 1.02, False), (1.2, 0.9, False)])
-def test_a_gain_is_clear_of_one(median, lower, is_gain):
+def test_a_gain_needs_a_ratio_clearly_above_1(median, lower, is_gain):
     assert (gain({"median": median, "lower": lower, "upper": 2.0}) == "") == is_gain
 
 
@@ -119,7 +121,7 @@ def test_host_syncs_on_a_gpu():
     assert count_host_syncs(lambda: [number.item() for _ in range(3)], device) == 3
 
 
-def test_peak_of_live_bytes():
+def test_peak_of_allocated_bytes():
     def step():
         first, second = torch.empty(1000), torch.empty(2000)
         del first
@@ -138,7 +140,7 @@ def test_held_bytes_count_shared_storages_once():
     assert bytes_held(sides.ours) == alone + 40
 
 
-def test_a_sweep_and_its_picture():
+def test_a_sweep_and_its_plot():
     result = sweep(
         lambda **changed: small_sides(**changed),
         "detect",
@@ -153,3 +155,13 @@ def test_a_sweep_and_its_picture():
     picture = draw_sweep(result, title="detect")
     assert len(picture.convert("RGB").getcolors(maxcolors=10**6)) > 4
     assert " x" in format_point("objects", result["points"][0])
+
+
+def test_equal_values_in_a_sweep_are_visible():
+    """Both lines are constant and equal: the first shows through the dashes of the second, below the frame."""
+    side = {"seconds": {"median": 1.0, "lower": 1.0, "upper": 1.0}, "memory": {"peak": 20 * 2**20}}
+    points = [{"value": value, "sides": {"ours": side, "torchvision": side}} for value in (1, 2, 3)]
+    picture = np.asarray(draw_sweep({"axis": "batch", "points": points}, title="flat"))
+    for panel in np.split(picture, 2, axis=1):
+        for colour in ([0x1F, 0x77, 0xB4], [0xFF, 0x7F, 0x0E]):  # the first colours of Matplotlib's cycle
+            assert (panel == colour).all(axis=2).sum() > 250

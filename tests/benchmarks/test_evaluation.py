@@ -1,8 +1,8 @@
 from benchmarks.comparison_text import format_evaluation
-from benchmarks.evaluation import as_coco, compare_evaluation, make_up
+from benchmarks.evaluation import annotation_file, compare_evaluation, make_up, result_file
 
 
-def test_made_up_data_have_the_numbers_asked_for():
+def test_generated_data_have_the_requested_numbers():
     records, found = make_up(images=7, classes=3, detections=50, seed=0)
     assert len(records) == len(found) == 7
     assert sum(len(each.boxes) for each in found) == 50
@@ -10,7 +10,7 @@ def test_made_up_data_have_the_numbers_asked_for():
         assert (record.boxes[:, 2:] > record.boxes[:, :2]).all() and (each.boxes[:, 2:] > each.boxes[:, :2]).all()
         assert set(each.labels) <= {1, 2, 3}
         assert (each.scores[:-1] >= each.scores[1:]).all()
-    dataset, results = as_coco(records, found, classes=3)
+    dataset, results = annotation_file(records, ["a", "b", "c"]), result_file(records, found)
     assert len(results) == 50 and len(dataset["annotations"]) == sum(len(record.boxes) for record in records)
 
 

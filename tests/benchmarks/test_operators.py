@@ -1,4 +1,4 @@
-"""Reading a profile of a GPU, from events made up here."""
+"""Reading the profile of a GPU, from constructed events."""
 
 import pytest
 from torch.autograd import DeviceType
@@ -18,8 +18,8 @@ def event(number, name, start, end, *, parent=None, kernels=(), device=DeviceTyp
     return made
 
 
-def test_ranges_on_the_gpu_are_no_work():
-    """They come as events of their own, here before those of the CPU, and among the kernels of their range."""
+def test_ranges_on_the_gpu_are_not_kernels():
+    """The profiler reports a range as a separate GPU event, here before the CPU events, and among its own kernels."""
     on_gpu = [
         event(10 + number, name, 5, 95, device=DeviceType.CUDA)
         for number, name in enumerate((STEP, PREFIX + "backbone", "sgemm"))

@@ -1,4 +1,4 @@
-"""Both forms of a scene hold the same."""
+"""Scenes: images and ground truth in the forms of both sides."""
 
 import torch
 
@@ -9,7 +9,7 @@ SETTINGS = SceneSettings(
 )
 
 
-def test_both_forms_hold_the_same():
+def test_both_forms_have_the_same_content():
     scene = draw_scene(SETTINGS)
     assert scene.batch.images.shape == (3, 3, 96, 128)
     for row, (image, target) in enumerate(zip(scene.images, scene.targets, strict=True)):
@@ -20,13 +20,13 @@ def test_both_forms_hold_the_same():
         assert set(target["labels"].tolist()) in ({1}, {2}, {1, 2})
 
 
-def test_bgr_is_handed_to_the_peer_in_its_order():
+def test_the_peer_gets_bgr_channels():
     rgb, bgr = draw_scene(SETTINGS), draw_scene(SETTINGS._replace(channels="bgr"))
     assert torch.equal(rgb.images[0].flip(0), bgr.images[0])
     assert torch.equal(rgb.batch.images, bgr.batch.images)
 
 
-def test_made_up_objects_lie_inside():
+def test_generated_objects_are_inside_the_image():
     boxes = made_up_boxes(500, (60, 90), torch.Generator().manual_seed(0))
     assert (boxes >= 0).all() and (boxes[:, 2] <= 90).all() and (boxes[:, 3] <= 60).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -34,6 +34,6 @@ def test_made_up_objects_lie_inside():
     assert scene.batch.ground_truth.valid.sum(dim=1).tolist() == [70] * 3
 
 
-def test_images_smaller_than_what_is_drawn():
+def test_images_smaller_than_the_smallest_drawing():
     scene = draw_scene(SETTINGS._replace(size=(40, 50)))
     assert scene.images[0].shape == (3, 40, 50)

@@ -6,7 +6,7 @@ from frcnn.cli.analyze import main
 from tests.benchmarks.sides import settings
 
 
-def test_a_table_and_json(tmp_path, capsys):
+def test_table_and_json(tmp_path, capsys):
     config, file = tmp_path / "small.yaml", tmp_path / "small.json"
     config.write_text(yaml.safe_dump(settings()))
     assert main([str(config), "--size", "96x120", "--batch", "2", "--json", str(file)]) == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from frcnn.annotations import ImageDetections
-from frcnn.cli.eval import file_name, main
+from frcnn.cli.eval import main
 from frcnn.cli.run import guarded
 from frcnn.config import parse_config, to_yaml
 from frcnn.data.build_data import build_dataset
@@ -13,6 +13,7 @@ from frcnn.data.formats.coco_results import write_results
 from frcnn.data.formats.shapes import CLASS_NAMES
 from frcnn.errors import TrainingError
 from frcnn.files.checkpoint import load_checkpoint
+from frcnn.runs.evaluate import file_name
 from tests.inference.trained import raw_config, save_small_checkpoint
 
 
@@ -45,8 +46,8 @@ def test_a_run_folder_and_its_saved_detections(run_folder, tmp_path, capsys):
         assert again["detections"] == str(saved)
 
 
-def test_voc_results_and_what_they_are_read_as(run_folder, tmp_path, capsys):
-    """The same numbers by COCO's file and by VOC's; nothing of VOC is written unasked."""
+def test_voc_results_round_trip(run_folder, tmp_path, capsys):
+    """COCO and VOC result files give the same metrics. VOC files are written on request only."""
     folder = tmp_path / "results" / "Main"
     assert main([str(run_folder), "--voc-results", str(folder)]) == 0
     report = read(run_folder / "eval.json")
@@ -71,8 +72,8 @@ def test_voc_results_and_what_they_are_read_as(run_folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("coordinates", ["edges", "minus_one"])
-def test_voc_results_of_voc_data_are_in_the_pixels_of_its_files(coordinates, tmp_path):
-    """The split names the files; a perfect detector writes the numbers that the annotation holds."""
+def test_voc_results_use_the_pixels_of_voc_files(coordinates, tmp_path):
+    """The split is part of the file names. A perfect detector writes the numbers of the annotation."""
     write_voc(tmp_path / "VOC")
     raw = raw_config()
     source = {"format": "voc", "root": str(tmp_path / "VOC"), "split": "test", "coordinates": coordinates}
@@ -101,7 +102,7 @@ def write_voc(root):
     )
 
 
-def test_perfect_detections_by_a_config_alone(tmp_path, capsys):
+def test_perfect_detections_with_a_config_only(tmp_path, capsys):
     config = parse_config(raw_config(), source="test")
     dataset = build_dataset(config.data, "val")
     perfect = [ImageDetections(record.boxes, 1 - 0 * record.boxes[:, 0], record.labels) for record in dataset.records]
@@ -140,7 +141,7 @@ def test_overrides_and_out(run_folder, tmp_path):
     assert read(run_folder / "checkpoints" / "last_eval" / "eval.json")["images"] == 3
 
 
-def test_overrides_leave_the_runs_own_report_alone(run_folder):
+def test_overrides_do_not_change_the_report_of_the_run(run_folder):
     assert main([str(run_folder)]) == 0
     own = (run_folder / "eval.json").read_text()
     assert main([str(run_folder), "data.val.num_images=2"]) == 0
@@ -148,14 +149,14 @@ def test_overrides_leave_the_runs_own_report_alone(run_folder):
     assert (run_folder / "eval.json").read_text() == own
 
 
-def test_overrides_as_a_name():
+def test_overrides_as_a_folder_name():
     assert file_name(["data.val.images=../a b", "x=[1, 2]"]) == "data.val.images=..-a-b_x=-1-2-"
     first, second = (file_name(["data.val.annotations=" + "long/" * 99 + end]) for end in "ab")
     assert first != second and len(first) == len(second) == 89
 
 
 def test_another_format_with_other_classes(run_folder, tmp_path, capsys):
-    """The old format's keys go with it; classes that the checkpoint does not know are an error."""
+    """The keys of the old format are dropped. Classes that the checkpoint does not have are an error."""
     annotations = tmp_path / "instances.json"
     categories = [{"id": 5, "name": "zebra"}]
     images = [{"id": 1, "file_name": "1.jpg", "height": 5, "width": 5}]
@@ -163,7 +164,7 @@ def test_another_format_with_other_classes(run_folder, tmp_path, capsys):
     overrides = ["data.val.format=coco", f"data.val.images={tmp_path}", f"data.val.annotations={annotations}"]
     assert main([str(run_folder), *overrides]) == 2
     message = capsys.readouterr().err
-    assert "instances.json" in message and "best.pt knows the classes" in message and "zebra" in message
+    assert "instances.json" in message and "best.pt was trained on the classes" in message and "zebra" in message
     assert main([str(run_folder), "data.classes=[zebra]"]) == 2
     assert "data.classes cannot be ['zebra']" in capsys.readouterr().err
 
@@ -175,15 +176,15 @@ def test_unusable_arguments(run_folder, tmp_path, capsys):
     best = run_folder / "checkpoints" / "best.pt"
     for arguments, message in [
         ([tmp_path / "none"], "no such run folder or checkpoint"),
-        ([tmp_path], "holds no run"),
-        ([tmp_path / "file"], "cut short or damaged"),
-        ([tmp_path / "config.yaml"], "holds no model"),
+        ([tmp_path], "no checkpoint in this folder"),
+        ([tmp_path / "file"], "truncated, damaged or written by another program"),
+        ([tmp_path / "config.yaml"], "holds no weights"),
         ([run_folder, "data.vall.format=coco"], "data.vall"),
-        ([run_folder, "train.device=gpu"], "'gpu' is no device"),
+        ([run_folder, "train.device=gpu"], "'gpu' is not a device"),
         ([run_folder, "model.roi.head.channels=32"], "must not change layers"),
         ([run_folder, "--detections", tmp_path / "none.json"], "no such file"),
         ([run_folder, "--detections", tmp_path / "broken.json"], "not a JSON file"),
-        ([best, "--out", tmp_path / "file"], "choose another folder by --out"),
+        ([best, "--out", tmp_path / "file"], "Choose another folder with --out"),
     ]:
         assert main([str(argument) for argument in arguments]) == 2
         output = capsys.readouterr()
@@ -193,14 +194,14 @@ def test_unusable_arguments(run_folder, tmp_path, capsys):
     assert stop.value.code == 2
 
 
-def test_a_checkpoint_is_not_changed_by_an_evaluation(run_folder):
+def test_evaluation_does_not_change_the_checkpoint(run_folder):
     best = run_folder / "checkpoints" / "best.pt"
     before = best.read_bytes()
     assert main([str(run_folder)]) == 0
     assert best.read_bytes() == before and load_checkpoint(best)["step"] == 7
 
 
-def test_how_commands_end(capsys):
+def test_exit_status_and_message_of_each_error(capsys):
     def fail(error):
         def program():
             raise error
@@ -215,7 +216,7 @@ def test_how_commands_end(capsys):
     assert "error: out of memory: lower train.batch_size" in capsys.readouterr().err
     assert fail(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")) == 1
     message = capsys.readouterr().err
-    assert "lower data.workers" in message and "pid 7" in message
+    assert "Lower data.workers" in message and "pid 7" in message
     with pytest.raises(RuntimeError, match="shapes"):
         fail(RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(ZeroDivisionError):

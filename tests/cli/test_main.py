@@ -1,4 +1,4 @@
-"""The console program: dispatch, version, schema, and that help does not wait for torch."""
+"""The console program: dispatch, version, schema, and help without importing torch."""
 
 import json
 import subprocess
@@ -20,13 +20,13 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["--frobnicate"]])
-def test_unusable_arguments_are_status_2(arguments, capsys):
+def test_invalid_arguments_have_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         program.main(arguments)
     assert stopped.value.code == 2
 
 
-def test_the_rest_goes_to_the_command(monkeypatch):
+def test_remaining_arguments_are_passed_to_the_command(monkeypatch):
     received = []
     module = type(sys)("frcnn.cli.train")
     module.main = lambda argv: received.append(argv) or 7
@@ -50,5 +50,5 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_version_is_that_of_the_installed_package():
+def test_version_equals_the_installed_package():
     assert frcnn.__version__ == metadata.version("frcnn")

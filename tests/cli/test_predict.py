@@ -5,11 +5,12 @@ import pytest
 from PIL import Image
 
 import frcnn
-from frcnn.cli import predict
-from frcnn.cli.predict import find_images, main, picture_paths
+from frcnn.cli.predict import main
 from frcnn.data.images import read_image
 from frcnn.errors import DataError
-from frcnn.files.output import save_picture
+from frcnn.files.writing import save_picture
+from frcnn.runs import predict
+from frcnn.runs.predict import find_images, picture_paths
 from tests.inference.trained import save_small_checkpoint
 
 
@@ -47,7 +48,7 @@ def test_images_and_folders(checkpoint, tmp_path, capsys):
     assert f"objects in 4 images, written to {out}" in capsys.readouterr().out
 
 
-def test_a_broken_image_is_reported_and_the_rest_goes_on(checkpoint, tmp_path, capsys):
+def test_a_damaged_image_is_reported_and_skipped(checkpoint, tmp_path, capsys):
     good = save_noise(tmp_path / "photos" / "good.png")
     broken = save_noise(tmp_path / "photos" / "broken.jpg")
     broken.write_bytes(broken.read_bytes()[:500])
@@ -69,8 +70,8 @@ def test_unusable_arguments(checkpoint, tmp_path, capsys):
     for arguments, message in [
         ([checkpoint, str(tmp_path / "empty")], "no image in this folder"),
         ([str(tmp_path / "none.pt"), image], "no such run folder or checkpoint"),
-        ([checkpoint, image, "--device", "gpu"], "'gpu' is no device"),
-        ([checkpoint, image, "--out", str(tmp_path / "file")], "choose another folder by --out"),
+        ([checkpoint, image, "--device", "gpu"], "'gpu' is not a device"),
+        ([checkpoint, image, "--out", str(tmp_path / "file")], "Choose another folder with --out"),
     ]:
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
@@ -80,7 +81,7 @@ def test_unusable_arguments(checkpoint, tmp_path, capsys):
         assert stop.value.code == 2
 
 
-def test_pictures_never_replace_an_image_that_is_read(tmp_path):
+def test_pictures_do_not_replace_input_images(tmp_path):
     for name in ("a.jpg", "a_2.jpg", "b.png"):
         save_noise(tmp_path / name)
     images = find_images([tmp_path])
@@ -101,7 +102,7 @@ def lines_of(out):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Five images, of which one cannot be read."""
+    """Five images, one of them unreadable."""
     for number in range(5):
         save_noise(tmp_path / "photos" / f"{number}.png", size=(90, 60))
     (tmp_path / "photos" / "2.png").write_bytes(b"no image")
@@ -125,7 +126,7 @@ def test_batches_and_workers_change_nothing(checkpoint, photos, tmp_path, worker
             assert left["score"] == pytest.approx(right["score"], abs=2e-4)
 
 
-def test_a_batch_is_padded_as_that_of_the_predictor(checkpoint, tmp_path):
+def test_batches_are_padded_as_in_the_predictor(checkpoint, tmp_path):
     paths = [save_noise(tmp_path / f"{number}.png", size=(60 + 50 * number, 60)) for number in range(2)]
     out = tmp_path / "out"
     assert main([checkpoint, *map(str, paths), "--out", str(out), "--device", "cpu", "--batch-size", "2"]) == 0
@@ -134,11 +135,11 @@ def test_a_batch_is_padded_as_that_of_the_predictor(checkpoint, tmp_path):
 
 
 class Interrupted(BaseException):
-    """As a kill: nothing catches it."""
+    """Like a kill: no handler catches it."""
 
 
 def interrupt(monkeypatch, *, after: int) -> None:
-    """End the program when it is to write the picture after the first `after` of them."""
+    """Interrupt the program after it has written `after` pictures."""
     saved = []
 
     def save(path, picture):
@@ -161,7 +162,7 @@ def test_an_interrupted_run_keeps_its_results_and_continues(checkpoint, photos, 
     assert [result["path"] for result in lines_of(out)[:2]] == [str(photos / f"{number}.png") for number in (0, 1)]
     assert not (out / "predictions.json").exists()
     with open(out / "predictions.jsonl", "a") as file:
-        file.write('{"path": "cut o')  # as after a power cut
+        file.write('{"path": "cut o')  # as after a power failure
 
     assert main([*arguments, "--out", str(out)]) == 2
     assert "--resume" in capsys.readouterr().err
@@ -194,7 +195,7 @@ def test_resume_refuses_other_settings(checkpoint, photos, tmp_path, capsys):
 
 
 def test_pictures_of_the_interrupted_run_are_not_images(checkpoint, photos, monkeypatch):
-    """Where DIR is the folder of the images."""
+    """The output folder may be the folder of the images."""
     arguments = [checkpoint, str(photos), "--device", "cpu", "--out", str(photos)]
     with monkeypatch.context() as patch:
         interrupt(patch, after=2)
@@ -205,7 +206,7 @@ def test_pictures_of_the_interrupted_run_are_not_images(checkpoint, photos, monk
 
 
 def test_memory_stays_constant(checkpoint, tmp_path, monkeypatch):
-    """Only as many images are read ahead as the batch and the workers need."""
+    """The number of images read ahead depends on the batch size and the workers only."""
     for number in range(30):
         save_noise(tmp_path / "photos" / f"{number:02}.png", size=(32, 32))
     read, ahead = [], []

@@ -1,4 +1,4 @@
-"""`frcnn train --seeds N`: a series of runs, stopped, resumed and summed up."""
+"""`frcnn train --seeds N`: a series of runs, interrupted, resumed and summarized."""
 
 import json
 import statistics
@@ -6,12 +6,12 @@ import statistics
 import pytest
 import yaml
 
-from frcnn.cli import train as command
 from frcnn.cli.eval import main as evaluate
 from frcnn.cli.train import main
 from frcnn.errors import DataError, TrainingError
 from frcnn.files.checkpoint import load_checkpoint, save_checkpoint
-from frcnn.runs.series import SeriesFolder, format_summary, summarise, write_summary
+from frcnn.runs import train as runs
+from frcnn.runs.series_folder import SeriesFolder, format_summary, summarise, write_summary
 from tests.training.experiments import Killed, differing, tiny_settings
 from tests.training.ranks import spawn_ranks
 
@@ -38,7 +38,7 @@ def read(path):
 
 
 def stop_at(monkeypatch, *, seed, step, error):
-    """Let the run of one seed end by `error` right after a step."""
+    """Make the run of one seed raise `error` after a step."""
 
     def train(experiment, folder, **settings):
         def on_step(done):
@@ -47,12 +47,12 @@ def stop_at(monkeypatch, *, seed, step, error):
 
         return plain(experiment, folder, on_step=on_step, **settings)
 
-    plain = command.train
-    monkeypatch.setattr(command, "train", train)
+    plain = runs.train_experiment
+    monkeypatch.setattr(runs, "train_experiment", train)
 
 
 def test_each_run_of_a_series_is_the_run_of_its_seed(config, series, tmp_path):
-    """Weights equal to the bit, though another run went before in the same process."""
+    """Bit-identical weights, although another run was trained before in the same process."""
     assert main([str(config), "--out", str(tmp_path / "single"), "train.seed=4"]) == 0
     assert differing(tmp_path / "single", series / "seed_4") == []
     assert read(tmp_path / "single" / "eval.json") == read(series / "seed_4" / "eval.json")
@@ -60,7 +60,7 @@ def test_each_run_of_a_series_is_the_run_of_its_seed(config, series, tmp_path):
     assert sorted(path.name for path in series.iterdir()) == ["seed_3", "seed_4", "seeds.json"]
 
 
-def test_a_run_of_a_series_stands_alone(series, capsys):
+def test_a_run_of_a_series_is_a_normal_run(series, capsys):
     run = series / "seed_4"
     assert yaml.safe_load((run / "config.yaml").read_text())["train"]["seed"] == 4
     assert main(["--resume", "--out", str(run)]) == 0
@@ -69,7 +69,7 @@ def test_a_run_of_a_series_stands_alone(series, capsys):
     assert read(run / "again" / "eval.json")["coco"] == read(run / "eval.json")["coco"]
 
 
-def test_the_summary_is_of_the_runs_reports(series):
+def test_the_summary_matches_the_reports_of_the_runs(series):
     summary = read(series / "seeds.json")
     reports = [read(series / f"seed_{seed}" / "eval.json") for seed in (3, 4)]
     assert (summary["seeds"], summary["unfinished"], summary["init_from"]) == ([3, 4], [], None)
@@ -78,8 +78,8 @@ def test_the_summary_is_of_the_runs_reports(series):
     assert summary["per_class"]["circle"]["AP"]["values"] == [report["per_class"]["circle"]["AP"] for report in reports]
 
 
-def test_a_stopped_series_is_resumed_to_the_bit(config, tmp_path, monkeypatch, capsys):
-    """Stopped inside its second run, after a checkpoint; the number of seeds may be raised."""
+def test_an_interrupted_series_resumes_bit_identically(config, tmp_path, monkeypatch, capsys):
+    """Interrupted in its second run, after a checkpoint. The number of seeds may be raised."""
     out = tmp_path / "series"
     keys = ["train.checkpoint_every=1", "train.steps=3"]
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -101,7 +101,7 @@ def test_a_stopped_series_is_resumed_to_the_bit(config, tmp_path, monkeypatch, c
         assert differing(single, out / f"seed_{seed}") == []
 
 
-def test_a_failure_stops_the_series_and_says_how_to_go_on(config, tmp_path, monkeypatch, capsys):
+def test_a_failure_stops_the_series_and_names_the_resume_command(config, tmp_path, monkeypatch, capsys):
     out = tmp_path / "series"
     stop_at(monkeypatch, seed=4, step=1, error=TrainingError("the loss is NaN"))
     assert main([str(config), "--seeds", "3", "--out", str(out)]) == 1
@@ -111,9 +111,9 @@ def test_a_failure_stops_the_series_and_says_how_to_go_on(config, tmp_path, monk
     assert read(out / "seeds.json")["seeds"] == [3] and read(out / "seeds.json")["unfinished"] == [4, 5]
 
 
-def test_a_series_is_not_overwritten_unless_told_to(config, series, tmp_path, capsys):
+def test_a_series_is_overwritten_only_on_request(config, series, tmp_path, capsys):
     before = (series / "seed_3" / "checkpoints" / "last.pt").read_bytes()
-    for seed in (3, 4, 9):  # whichever seeds are asked for
+    for seed in (3, 4, 9):  # for any seed
         assert main([str(config), "--seeds", "1", "--out", str(series), f"train.seed={seed}"]) == 2
         assert "already holds the runs of seed 3, 4" in capsys.readouterr().err
     assert main([str(config), "--seeds", "1", "--out", str(series), "--overwrite", "train.batch_size=99"]) == 2
@@ -129,17 +129,17 @@ def test_a_series_is_not_overwritten_unless_told_to(config, series, tmp_path, ca
 
     (tmp_path / "seeds.json").write_text('{"seeds": [1]}')
     assert main([str(config), "--seeds", "1", "--out", str(tmp_path), "--overwrite"]) == 2
-    assert "holds no run of a series, but seeds.json" in capsys.readouterr().err
+    assert "holds no run of a series, but it holds seeds.json" in capsys.readouterr().err
     (tmp_path / "seeds.json").unlink()
     (tmp_path / "seed_4").mkdir()
     (tmp_path / "seed_4" / "eval.json").write_text("mine")
     assert main([str(config), "--seeds", "2", "--out", str(tmp_path)]) == 2
-    assert f"{tmp_path / 'seed_4'} holds no run, but eval.json" in capsys.readouterr().err
+    assert f"{tmp_path / 'seed_4'} holds no run, but it holds eval.json" in capsys.readouterr().err
     assert not (tmp_path / "seed_3").exists()
 
 
-def test_overwriting_throws_away_every_run(config, tmp_path, monkeypatch):
-    """Runs of other seeds too: none may be taken for one of the new series. A stop right at the start leaves none."""
+def test_overwrite_deletes_every_run(config, tmp_path, monkeypatch):
+    """Also runs with other seeds, so that the new series does not include them."""
     out = tmp_path / "series"
     for seed in (3, 4, 8):
         path = SeriesFolder(out).run(seed).last
@@ -147,18 +147,21 @@ def test_overwriting_throws_away_every_run(config, tmp_path, monkeypatch):
         path.write_text("old")
     (out / "notes.txt").write_text("mine")
     with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr(command, "train", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patch.setattr(runs, "train_experiment", lambda *_, **__: (_ for _ in ()).throw(Killed))
         main([str(config), "--seeds", "2", "--out", str(out), "--overwrite"])
     assert SeriesFolder(out).begun() == []
     assert (out / "notes.txt").read_text() == "mine"
-    assert main([str(config), "--seeds", "1", "--out", str(out)]) == 0  # over the seeds.json of no run
+    assert main([str(config), "--seeds", "1", "--out", str(out)]) == 0  # a seeds.json without runs may be overwritten
 
 
-def test_what_cannot_be_resumed_is_named(config, series, tmp_path, capsys):
+def test_a_series_that_cannot_be_resumed(config, series, tmp_path, capsys):
     resume = ["--resume", "--out", str(series)]
     for arguments, message in [
-        (["--seeds", "1", *resume], "holds the run of seed 4, but asked for is 3 to 3"),
-        ([str(config), "--seeds", "5", *resume, "train.seed=4"], "holds the run of seed 3, but asked for is 4 to 8"),
+        (["--seeds", "1", *resume], "holds the run of seed 4, but the requested seeds are 3 to 3"),
+        (
+            [str(config), "--seeds", "5", *resume, "train.seed=4"],
+            "holds the run of seed 3, but the requested seeds",
+        ),
         ([str(config), "--seeds", "2", *resume, "train.lr=1"], "train.lr: 0.002 in the run, 1.0 now"),
         (["--seeds", "2", "--resume", "--out", str(tmp_path)], "holds no series to resume"),
         ([str(config), "--seeds", "2", "--resume", "--out", str(tmp_path)], "holds no series to resume"),
@@ -168,15 +171,15 @@ def test_what_cannot_be_resumed_is_named(config, series, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two"])
-def test_unusable_numbers_of_seeds_are_status_2(number, config, capsys):
+def test_invalid_numbers_of_seeds_have_status_2(number, config, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([str(config), f"--seeds={number}"])
     assert stopped.value.code == 2
-    assert "is no whole number above 0" in capsys.readouterr().err
+    assert "is not a positive integer" in capsys.readouterr().err
 
 
-def test_all_runs_start_from_the_same_weights(config, series, tmp_path, monkeypatch, capsys):
-    """--init-from holds for the runs that a resume begins, too."""
+def test_all_runs_have_the_same_initial_weights(config, series, tmp_path, monkeypatch, capsys):
+    """--init-from also applies to runs that a resumed series starts."""
     source, out = tmp_path / "weights.pt", tmp_path / "series"
     checkpoint = load_checkpoint(series / "seed_3" / "checkpoints" / "best.pt")
     save_checkpoint(source, checkpoint)
@@ -186,7 +189,7 @@ def test_all_runs_start_from_the_same_weights(config, series, tmp_path, monkeypa
     assert read(out / "seeds.json")["init_from"] == str(source)
     capsys.readouterr()
     assert main(["--seeds", "2", "--resume", "--out", str(out)]) == 0
-    assert capsys.readouterr().out.count(f"tensors loaded from {source}") == 1  # seed 3 goes on, seed 4 begins
+    assert capsys.readouterr().out.count(f"tensors loaded from {source}") == 1  # seed 3 is resumed, seed 4 starts
     for seed in (3, 4):
         weights = load_checkpoint(out / f"seed_{seed}" / "checkpoints" / "last.pt")["model"]
         assert all(weights[name].equal(value) for name, value in checkpoint["model"].items() if "weight" in name)
@@ -194,10 +197,10 @@ def test_all_runs_start_from_the_same_weights(config, series, tmp_path, monkeypa
 
     (out / "seeds.json").unlink()
     assert main(["--seeds", "2", "--resume", "--out", str(out)]) == 2
-    assert "seeds.json is missing: it says what the runs of the series start from" in capsys.readouterr().err
+    assert "seeds.json is missing: it holds the initial weights of the series" in capsys.readouterr().err
 
 
-def test_a_dry_run_tries_one_seed_and_leaves_nothing_behind(config, tmp_path, capsys, monkeypatch):
+def test_a_dry_run_tries_one_seed_and_writes_nothing(config, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([str(config), "--seeds", "3", "--dry-run"]) == 0
     printed = capsys.readouterr().out
@@ -206,7 +209,7 @@ def test_a_dry_run_tries_one_seed_and_leaves_nothing_behind(config, tmp_path, ca
 
 
 def report(value):
-    """One as eval.json holds it, with a class that has no objects."""
+    """The content of an eval.json, with a class without objects."""
     row = {"AP": value, "AP50": value, "voc_AP": value, "voc_AP_11point": value, "objects": 7}
     return {
         "coco": dict.fromkeys(COCO, value) | {"APl": None},
@@ -215,7 +218,7 @@ def report(value):
     }
 
 
-def test_mean_and_deviation_by_hand():
+def test_mean_and_deviation():
     """0.1, 0.2, 0.6: mean 0.3; deviations -0.2, -0.1, 0.3; variance 0.14 / 2 = 0.07. One seed has no deviation."""
     summary = summarise([report(value) for value in (0.1, 0.2, 0.6)])
     ap = summary["metrics"]["AP"]
@@ -246,12 +249,12 @@ def test_the_table_is_aligned():
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"coco": {}}', '{"coco": 1, "voc": 2, "per_class": 3}'])
-def test_a_report_that_is_gone_or_damaged_is_named(text, tmp_path):
+def test_a_missing_or_damaged_report(text, tmp_path):
     folder = SeriesFolder(tmp_path)
     folder.run(0).path.mkdir()
     if text is not None:
         folder.run(0).evaluation.write_text(text)
-    with pytest.raises(DataError, match="seed_0/eval.json: missing or damaged .*evaluate the run again"):
+    with pytest.raises(DataError, match="seed_0/eval.json: missing or damaged .*Evaluate the run again"):
         write_summary(folder, [0], [0], init_from=None)
     assert not folder.summary.exists()
 
@@ -260,8 +263,9 @@ def start(rank, *arguments):
     assert main([str(argument) for argument in arguments]) == 0
 
 
+@pytest.mark.heavy
 def test_two_ranks_train_a_series(config, tmp_path):
-    """One group of processes for all runs."""
+    """All runs share one process group."""
     spawn_ranks(start, config, "--seeds", 2, "--out", tmp_path / "series", "train.steps=1")
     assert read(tmp_path / "series" / "seeds.json")["seeds"] == [3, 4]
     for seed in (3, 4):

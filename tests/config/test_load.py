@@ -198,6 +198,15 @@ class TestOverrides:
             'model.roi.head.kind: "res" is not one of two_fc, conv_fc, vgg_fc, res5; did you mean res5?',
         ),
         ("model.backbone.strides=[8, 16]", "model.backbone: neck 'none' uses one map, but strides are [8, 16]"),
+        ("model.backbone={neck: fpn, strides: [4, 16]}", "model.backbone: neck 'fpn' needs strides that are powers of"),
+        ("model.backbone={neck: fpn, strides: [16, 8]}", "model.backbone: neck 'fpn' needs strides that are powers of"),
+        (
+            "model.backbone={neck: fpn, strides: [32, 32]}",
+            "model.backbone: neck 'fpn' needs strides that are powers of",
+        ),
+        ("model.backbone={neck: fpn, strides: []}", "model.backbone: neck 'fpn' needs strides that are powers of two"),
+        ("model={backbone: {name: vgg16}, roi: {head: {kind: res5}}}", "model: roi.head.kind 'res5' needs a resnet or"),
+        ("model={backbone: {name: timm/resnet18}, roi: {head: {kind: res5}}}", "model: roi.head.kind 'res5' needs a"),
         ("train.lr=fast", 'train.lr: expected a number, found "fast"'),
         ("train.lr=.nan", "train.lr: must be a finite number"),
         ("train.momentum=2", "train.momentum: must be less than or equal to 1, found 2"),
@@ -217,9 +226,14 @@ def test_one_mistake_is_one_line(small, override, problem):
     assert "\n" not in text
 
 
-def test_res5_and_pyramid_do_not_go_together(small):
+def test_res5_needs_a_backbone_without_neck(small):
     overrides = ["model.roi.head.kind=res5", "model.backbone.neck=fpn"]
-    assert "roi.head.kind 'res5' works on the stride-16 map" in message(small, *overrides)
+    assert "roi.head.kind 'res5' continues from the map of stride 16" in message(small, *overrides)
+
+
+def test_res5_continues_a_resnext_too(small):
+    overrides = ["model.backbone.name=resnext50_32x4d", "model.roi.head.kind=res5", "model.roi.pooling.size=14"]
+    assert load_config(small, overrides).model.roi.head.kind == "res5"
 
 
 def test_fc6_of_vgg_takes_seven_bins_a_side(small):

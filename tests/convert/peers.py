@@ -1,4 +1,4 @@
-"""Names and shapes of other programs' state dicts, written down from their architectures and not from the converter."""
+"""Names and shapes of other programs' state dicts, written from their architectures and not from the converter."""
 
 import torch
 
@@ -6,12 +6,12 @@ BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnext101_32x8
 
 
 def meta(shapes):
-    """Tensors with shapes but no numbers, so that whole detectors cost nothing."""
+    """Tensors with shapes but no data, so that whole detectors need no memory."""
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def random(shapes):
-    """Tensors of which no two numbers are alike."""
+    """Tensors in which all numbers differ."""
     count = sum(torch.Size(shape).numel() for shape in shapes.values())
     parts = torch.randperm(count).float().split([torch.Size(shape).numel() for shape in shapes.values()])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
@@ -28,7 +28,7 @@ def norm(name, channels, counter=False):
 
 
 def bottlenecks(network):
-    """(stage 1..4, block, input, middle and output channels, input channels of a group of the 3x3 convolution)."""
+    """(stage 1..4, block, input, middle and output channels, input channels per group of the 3x3 convolution)."""
     before, is_wide = 64, network.startswith("resnext")
     for stage, count in enumerate(BLOCKS[network], start=1):
         out = 128 * 2**stage
@@ -39,7 +39,7 @@ def bottlenecks(network):
 
 
 def detectron2_resnet(network, prefix, stages):
-    """Detectron2's ResNet: each convolution has its norm inside."""
+    """Detectron2's ResNet: each convolution contains its norm."""
     shapes = {}
     if 0 in stages:
         shapes |= {f"{prefix}stem.conv1.weight": (64, 3, 7, 7)} | norm(f"{prefix}stem.conv1.norm", 64)
@@ -86,7 +86,7 @@ def detectron2(kind, *, network="resnet50", num_classes=80, anchors=None):
 
 
 def vgg16(prefix):
-    """The 13 convolutions by their places among ReLU and pools."""
+    """The 13 convolutions by their positions among ReLU and pooling layers."""
     shapes, channels, place = {}, 3, 0
     for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
         for _ in range(depth):
@@ -97,7 +97,7 @@ def vgg16(prefix):
 
 
 def simple_faster_rcnn(*, num_classes=20, second=2):
-    """simple-faster-rcnn; `second` is the place of fc7 in the classifier, 3 where the program used dropout."""
+    """simple-faster-rcnn; `second` is the position of fc7 in the classifier, 3 if the program used dropout."""
     shapes = vgg16("extractor.") | layer("rpn.conv1", 512, 512, 3, 3)
     shapes |= layer("rpn.score", 18, 512, 1, 1) | layer("rpn.loc", 36, 512, 1, 1)
     shapes |= layer("head.classifier.0", 4096, 25088) | layer(f"head.classifier.{second}", 4096, 4096)

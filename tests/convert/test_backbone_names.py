@@ -1,4 +1,4 @@
-"""Backbones with the names of Detectron and Detectron2, such as R-50.pkl, as model.backbone.weights."""
+"""model.backbone.weights with tensor names of Detectron and Detectron2, such as R-50.pkl."""
 
 import pickle
 import re
@@ -28,30 +28,30 @@ def caffe2_name(name, norm):
 
 @pytest.fixture(scope="module")
 def names():
-    """Of torchvision's ResNet-50 but its classifier, with batch norm that counts nothing."""
+    """Names in torchvision's ResNet-50, without its classifier and the counters of batch norm."""
     with torch.device("meta"):
         state = torchvision.models.resnet50().state_dict()
     return [name for name in state if not re.search(r"^fc\.|num_batches_tracked$", name)]
 
 
 @pytest.mark.parametrize("norm", [NORM, OLD_NORM])
-def test_names_of_caffe2(names, norm):
+def test_caffe2_names(names, norm):
     assert [torchvision_resnet_key(caffe2_name(name, norm)) for name in names] == names
     assert caffe2_name("layer2.0.downsample.1.bias", norm) == f"res3_0_branch1_bn_{norm['bias']}"
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "backbone.bottom_up."])
-def test_names_of_detectron2(names, prefix):
+def test_detectron2_names(names, prefix):
     theirs = peers.detectron2_resnet("resnet50", prefix, range(5))
     assert sorted(torchvision_resnet_key(name) for name in theirs) == sorted(names)
 
 
-def test_other_names_are_not_touched(names):
+def test_other_names_are_unknown(names):
     for name in [*names, "fc.weight", "features.0.weight", "layer1.0.conv1.weight", "res2.0.conv1", "conv1.bias"]:
         assert torchvision_resnet_key(name) is None
 
 
-def test_a_file_of_the_zoo(tmp_path):
+def test_a_file_of_the_model_zoo(tmp_path):
     arrays = {name: tensor.numpy() for name, tensor in peers.random({"stem.conv1.weight": (4, 3, 7, 7)}).items()}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"model": arrays | {"fc.w": arrays["stem.conv1.weight"]}}))
     assert sorted(read_weights(tmp_path / "R-50.pkl")) == ["conv1.weight", "fc.w"]

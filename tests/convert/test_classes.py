@@ -6,7 +6,7 @@ from frcnn.convert.class_rows import COCO_IDS, COCO_NAMES, COCO_OUTPUTS, VOC_NAM
 from frcnn.errors import CheckpointError
 
 
-def test_lists_equal_torchvisions():
+def test_lists_equal_those_of_torchvision():
     categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     assert categories == _COCO_CATEGORIES and len(categories) == 91
     assert {number: categories[number] for number in COCO_IDS} == dict(zip(COCO_IDS, COCO_NAMES, strict=True))
@@ -26,7 +26,7 @@ def test_known_numbers_of_classes(count, dataset, first, ids):
     assert found.is_assumed and find_classes(count, tuple(found.names)) == found._replace(is_assumed=False)
 
 
-def test_names_of_ones_own():
+def test_custom_names():
     assert find_classes(2, ["cat", "dog"]) == (["cat", "dog"], [1, 2], None, False)
     assert find_classes(80, COCO_NAMES[::-1]).category_ids == list(range(1, 81))
 
@@ -34,11 +34,11 @@ def test_names_of_ones_own():
 @pytest.mark.parametrize(
     ("count", "names", "message"),
     [
-        (3, None, "3 classes but does not name them: give --classes"),
-        (3, ["a", "b"], "2 class names for a file of 3 classes"),
-        (2, ["a", "a"], "a is there more than once"),
+        (3, None, "3 classes but no class names: pass --classes"),
+        (3, ["a", "b"], "2 class names for a file with 3 classes"),
+        (2, ["a", "a"], "duplicate class names: a"),
     ],
 )
-def test_refusals(count, names, message):
+def test_errors(count, names, message):
     with pytest.raises(CheckpointError, match=message):
         find_classes(count, names)

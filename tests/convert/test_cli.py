@@ -29,10 +29,10 @@ def test_convert_predict_and_back(weights, tmp_path, capsys, monkeypatch):
     arguments = ["convert", str(weights), "--classes", str(tmp_path / "names.txt"), "--out", str(out), *SMALL]
     assert program.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "torchvision, 2 classes; taken as torchvision_mobilenet_v3_large_fpn" in printed
+    assert "torchvision, 2 classes; converted as torchvision_mobilenet_v3_large_fpn" in printed
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.split()}
     assert rows["body"][0] == "308" and rows["predictor"] == ["4", f"{1024 * (3 + 8) + 3 + 8:,}"]
-    assert "the 4 rows of background are taken out" in printed and f"written to {out}" in printed
+    assert "the 4 rows of background are removed" in printed and f"written to {out}" in printed
     assert load_checkpoint(out)["class_names"] == ["cat", "traffic light"]
 
     image = tmp_path / "noise.png"
@@ -49,13 +49,13 @@ def test_convert_predict_and_back(weights, tmp_path, capsys, monkeypatch):
     assert list(back) == list(theirs) and all(torch.equal(back[name], theirs[name]) for name in theirs)
 
 
-def test_nothing_is_written_where_something_is_wrong(weights, tmp_path, capsys):
+def test_errors_write_no_file(weights, tmp_path, capsys):
     out = tmp_path / "out.pt"
     (tmp_path / "text.pth").write_text("<html>not found</html>")
     for arguments, message in [
-        ([str(weights), "--classes", "a,b,c"], "theirs.pth: 3 class names for a file of 2"),
-        ([str(weights)], "has 2 classes but does not name them"),
-        ([str(weights), "--classes", "a,b", "--like", "resnet"], "there is no base config resnet"),
+        ([str(weights), "--classes", "a,b,c"], "theirs.pth: 3 class names for a file with 2"),
+        ([str(weights)], "has 2 classes but no class names"),
+        ([str(weights), "--classes", "a,b", "--like", "resnet"], "no base config resnet"),
         ([str(weights), "--classes", "a,b", "model.backbone.nam=x"], "did you mean"),
         ([str(tmp_path / "none.pth")], "none.pth: no such weight file"),
         ([str(tmp_path / "text.pth")], "text.pth: cannot be read as weights"),
@@ -65,20 +65,20 @@ def test_nothing_is_written_where_something_is_wrong(weights, tmp_path, capsys):
         assert message in error and error.startswith("error: ") and "Traceback" not in error
     assert not out.exists()
     assert main([str(weights), "--classes", "a,b", "--out", str(weights)]) == 2
-    assert "would replace the file that is read" in capsys.readouterr().err
+    assert "this would overwrite the input file" in capsys.readouterr().err
 
 
-def test_the_way_back_takes_no_other_arguments(tmp_path, capsys):
+def test_export_takes_no_other_arguments(tmp_path, capsys):
     for extra in (["--like", "x"], ["--classes", "a"], ["data.short_side=5"]):
         with pytest.raises(SystemExit) as stop:
             main([str(tmp_path), "--to", "torchvision", *extra])
         assert stop.value.code == 2
     capsys.readouterr()
     assert main([str(tmp_path), "--to", "torchvision"]) == 2
-    assert "holds no run with a checkpoint" in capsys.readouterr().err
+    assert "no checkpoint in this folder" in capsys.readouterr().err
 
 
-def test_a_run_of_ours_that_torchvision_has_no_form_for(tmp_path, capsys):
+def test_a_run_that_torchvision_does_not_support(tmp_path, capsys):
     run = save_small_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt").parent.parent
     changed = load_checkpoint(run / "checkpoints" / "best.pt")
     changed["config"]["model"]["backbone"]["neck_norm"] = "group"

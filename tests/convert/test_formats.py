@@ -1,4 +1,4 @@
-"""Whole detectors of every program, by names and shapes alone: recognised, renamed, and fitting the base config."""
+"""Whole detectors of each program, by names and shapes alone, are recognised, renamed and fit the base config."""
 
 from pathlib import Path
 
@@ -44,13 +44,13 @@ def config_of(imported):
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_every_tensor_has_its_place(shapes, entries, like):
+def test_every_tensor_is_converted(shapes, entries, like):
     imported = load(shapes, **entries)
     assert imported.like == like
     place = {"pixel_mean", "pixel_std"} | {name for name in shapes if "cell_anchors" in name}
-    assert set(imported.conversion.left_out) == place & set(shapes)
+    assert set(imported.conversion.skipped) == place & set(shapes)
     checkpoint = imported.checkpoint
-    assert len(checkpoint["model"]) == len(shapes) - len(imported.conversion.left_out) + len(imported.filled)
+    assert len(checkpoint["model"]) == len(shapes) - len(imported.conversion.skipped) + len(imported.filled)
     base = load_config(find_base_config(like), ["data.train.format=shapes", "data.val.format=shapes"])
     assert checkpoint["config"]["model"]["detect"] == base.model.detect.model_dump()
     assert checkpoint["step"] == 0 and checkpoint["source"]["format"] == imported.conversion.program
@@ -63,10 +63,10 @@ def test_detectron2_classes_pixels_and_data():
     assert data["mean"] == [103.53, 116.28, 123.675] and data["std"] == [1, 1, 1]
     assert data["val"]["annotations"] == "data/coco/annotations/instances_val2017.json"
     assert data["train"]["crowd"] == "drop" and data["val"]["crowd"] == "ignore"
-    assert len(imported.filled) == 53  # frozen batch norm counts nothing
+    assert len(imported.filled) == 53  # frozen batch norm has no counters
 
 
-def test_voc_in_the_programs_own_coordinates():
+def test_voc_in_the_programs_coordinates():
     data = config_of(load(peers.simple_faster_rcnn()))["data"]
     assert data["val"]["format"] == "voc" and data["val"]["coordinates"] == "minus_one"
     assert data["train"]["difficult"] == "drop" and data["val"]["difficult"] == "ignore"
@@ -81,12 +81,12 @@ def test_voc_in_the_programs_own_coordinates():
         (None, "fasterrcnn_12211511_0.701052458187_torchvision_pretrain.pth", "rgb"),
     ],
 )
-def test_whose_pixels_simple_faster_rcnn_takes(config, name, channels):
+def test_preprocessing_of_simple_faster_rcnn(config, name, channels):
     imported = load(peers.simple_faster_rcnn(second=3), name=name, config=config)
     data = config_of(imported)["data"]
     assert data["channels"] == channels
     assert data["mean"] == ([122.7717, 115.9465, 102.9801] if channels == "bgr" else [123.675, 116.28, 103.53])
-    assert any("pixels are taken" in change for change in imported.conversion.changes) is (config is None)
+    assert any("preprocessing of" in change for change in imported.conversion.changes) is (config is None)
 
 
 def test_jwyang_settings():
@@ -94,9 +94,9 @@ def test_jwyang_settings():
     model = config_of(load(shapes, pooling_mode="pool", class_agnostic=True))["model"]
     assert model["roi"]["pooling"]["kind"] == "roi_pool" and model["roi"]["class_agnostic"] is True
     assert model["anchors"]["sizes"] == [64, 128, 256, 512]
-    with pytest.raises(CheckpointError, match=r"file.pth: its pooling_mode is 'crop'; only align and pool"):
+    with pytest.raises(CheckpointError, match=r"file.pth: pooling_mode 'crop' is not supported; only align and pool"):
         load(shapes, pooling_mode="crop", class_agnostic=True)
-    with pytest.raises(CheckpointError, match="of 7 anchors a position, not of 9 or 12"):
+    with pytest.raises(CheckpointError, match="has 7 anchors per position, expected 9 or 12"):
         load(peers.jwyang("vgg16", anchors=7))
 
 
@@ -111,28 +111,28 @@ def test_mmdetection_settings():
     old = load(peers.mmdetection(num_classes=5, version=1), meta={"dataset_meta": {"classes": names}})
     assert old.checkpoint["class_names"] == names and config_of(old)["data"]["classes"] == names
     assert config_of(old)["model"]["plus_one"] is True
-    with pytest.raises(CheckpointError, match="5 class names for a file of 4"):
+    with pytest.raises(CheckpointError, match="5 class names for a file with 4"):
         load(peers.mmdetection(num_classes=4), meta={"CLASSES": names})
 
 
-def test_overrides_win_over_the_file():
+def test_overrides_take_precedence_over_the_file():
     overrides = ["data.mean=[1, 2, 3]", "data.val.format=voc", "data.val.root=x", "model.detect.score_threshold=0.3"]
     config = config_of(load(peers.detectron2("fpn"), overrides=overrides))
     assert config["data"]["mean"] == [1, 2, 3] and config["data"]["val"]["root"] == "x"
     assert config["model"]["detect"]["score_threshold"] == 0.3
 
 
-def test_what_does_not_fit_is_named():
+def test_mismatches_are_named():
     shapes = peers.detectron2("fpn")
     without = {name: shape for name, shape in shapes.items() if name != "backbone.fpn_lateral3.bias"}
-    with pytest.raises(CheckpointError, match=r"1 tensors are missing: backbone\.neck\.lateral\.1\.0\.bias"):
+    with pytest.raises(CheckpointError, match=r"1 missing: backbone\.neck\.lateral\.1\.0\.bias"):
         load(without)
     odd = shapes | {"roi_heads.box_head.fc1.weight": (512, 12544)}
-    with pytest.raises(CheckpointError, match=r"head\.fc6\.weight is \(512, 12544\) where \(1024, 12544\) is needed"):
+    with pytest.raises(CheckpointError, match=r"head\.fc6\.weight is \(512, 12544\), expected \(1024, 12544\)"):
         load(odd)
     with pytest.raises(CheckpointError, match=r"1 tensors belong to no layer .*: backbone\.bottom_up\.attention"):
         load(shapes | {"backbone.bottom_up.attention": (3,)})
-    with pytest.raises(CheckpointError, match=r"1 have no place: backbone\.body\.stem\.other"):
+    with pytest.raises(CheckpointError, match=r"1 unexpected: backbone\.body\.stem\.other"):
         load(shapes | {"backbone.bottom_up.stem.other": (3,)})
     with pytest.raises(CheckpointError, match=r"anchor_deltas|rpn\.deltas"):
         load(shapes | {"proposal_generator.rpn_head.anchor_deltas.weight": (16, 256, 1, 1)})
@@ -144,49 +144,49 @@ def test_what_does_not_fit_is_named():
 
 def test_two_names_for_one_layer():
     doubled = peers.mmdetection() | {"bbox_head.fc_cls.bias": (81,)}
-    with pytest.raises(CheckpointError, match=r"bbox_head\.fc_cls\.bias and another tensor .* are both roi_head"):
+    with pytest.raises(CheckpointError, match=r"bbox_head\.fc_cls\.bias and another tensor .* both map to roi_head"):
         load(doubled)
 
 
-def test_masks_are_left_out_and_named():
+def test_masks_are_skipped_and_named():
     shapes = peers.detectron2("fpn") | peers.layer("roi_heads.mask_head.mask_fcn1", 256, 256, 3, 3)
-    left_out = load(shapes).conversion.left_out
-    assert left_out["roi_heads.mask_head.mask_fcn1.weight"] == "Faster R-CNN has no masks or keypoints"
+    skipped = load(shapes).conversion.skipped
+    assert skipped["roi_heads.mask_head.mask_fcn1.weight"] == "Faster R-CNN has no masks or keypoints"
 
 
 def test_another_like():
-    with pytest.raises(ConfigError, match="there is no base config resnet51; there are .*detectron2_resnet50_fpn"):
+    with pytest.raises(ConfigError, match="no base config resnet51; available: .*detectron2_resnet50_fpn"):
         load(peers.detectron2("fpn"), like="resnet51")
-    with pytest.raises(CheckpointError, match="it does not fit detectron2_resnet50_c4"):
+    with pytest.raises(CheckpointError, match="tensors do not match detectron2_resnet50_c4"):
         load(peers.detectron2("fpn"), like="detectron2_resnet50_c4")
 
 
-def test_the_order_of_anchors_is_known_for_three_ratios():
-    with pytest.raises(CheckpointError, match="10 anchors a position; their order is known for 3 ratios only"):
+def test_anchors_need_three_ratios():
+    with pytest.raises(CheckpointError, match="10 anchors per position; their order is known only for 3 ratios"):
         load(peers.detectron2("c4", anchors=10))
-    with pytest.raises(CheckpointError, match=r"model\.anchors\.ratios holds 5"):
+    with pytest.raises(CheckpointError, match=r"model\.anchors\.ratios has 5 entries"):
         load(
             peers.detectron2("c4"),
             overrides=["model.anchors.ratios=[0.2, 0.5, 1, 2, 5]", "model.anchors.sizes=[1, 2, 3]"],
         )
 
 
-def test_files_of_no_known_detector():
-    with pytest.raises(CheckpointError, match=r"file.pth: no detector of a known program .*named conv1.weight"):
+def test_files_of_unknown_programs():
+    with pytest.raises(CheckpointError, match=r"file.pth: not a detector of a known program .* are conv1.weight"):
         load({"conv1.weight": (64, 3, 7, 7), "fc.weight": (10, 10)})
-    with pytest.raises(CheckpointError, match="file.pth: it holds no tensors"):
+    with pytest.raises(CheckpointError, match="file.pth: no tensors found"):
         load({})
     ours = {"model": {"rpn.convs.0.weight": torch.zeros(1)}, "format": 1, "config": {}, "class_names": ["a"]}
-    with pytest.raises(CheckpointError, match="it is a checkpoint of frcnn already; --to torchvision"):
+    with pytest.raises(CheckpointError, match="this is already a frcnn checkpoint; --to torchvision"):
         import_checkpoint(ours, path=Path("x"), like=None, class_names=None, overrides=())
 
 
-def test_what_ddp_writes_before_the_names():
+def test_the_prefix_of_ddp_is_removed():
     shapes = {f"module.{name}": shape for name, shape in peers.mmdetection().items()}
     assert load(shapes).like == "mmdetection_resnet50_fpn"
 
 
-def test_halves_become_floats():
+def test_float16_becomes_float32():
     shapes = peers.mmdetection()
     state = {name: tensor.half() if tensor.dim() else tensor.long() for name, tensor in peers.meta(shapes).items()}
     imported = import_checkpoint(state, path=Path("x"), like=None, class_names=None, overrides=())

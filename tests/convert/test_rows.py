@@ -1,4 +1,4 @@
-"""Every tensor that is rearranged, against what the programs' documentation says their outputs mean."""
+"""Every reordered tensor, compared with the programs' documentation of their outputs."""
 
 import math
 
@@ -18,7 +18,7 @@ RATIOS = [0.5, 1.0, 2.0]
 
 
 def convert(body, layers, content=None):
-    """Body by shapes alone, the layers in question with numbers; no two numbers are alike."""
+    """Convert a body without data and layers with data, in which all numbers differ."""
     state = peers.meta(body) | {name: tensor / 100 for name, tensor in peers.random(layers).items()}
     return state, find_conversion(state, content or {}, file_name="x").state
 
@@ -60,7 +60,7 @@ def only(shapes, *prefixes):
 
 
 def detectron2_anchors():
-    """For each size, for each ratio, as its documentation lists them."""
+    """Ordered by size, then by ratio, as documented."""
     anchors = []
     for size in SIZES:
         for ratio in RATIOS:
@@ -98,7 +98,7 @@ def test_detectron2_anchors_and_background():
     torch.testing.assert_close(box_deltas, expected)
 
 
-def test_detectron2_with_one_size_a_level_keeps_its_anchors():
+def test_detectron2_anchors_keep_their_order_with_one_size_per_level():
     name = "proposal_generator.rpn_head"
     shapes = peers.detectron2("fpn")
     layers = only(shapes, "roi_heads.box_predictor") | peers.layer(f"{name}.objectness_logits", 3, WIDTH, 1, 1)
@@ -107,7 +107,7 @@ def test_detectron2_with_one_size_a_level_keeps_its_anchors():
 
 
 def test_detectron2_resnet_names():
-    """Each convolution and norm goes where torchvision's block has it."""
+    """Convolutions and norms get the names of torchvision's blocks."""
     name = "backbone.bottom_up"
     layers = {
         f"{name}.stem.conv1.norm.running_var": (64,),
@@ -156,7 +156,7 @@ def test_simple_faster_rcnn_boxes_y_before_x():
 
 
 def decode_y_first(locations, anchors):
-    """Boxes from dy, dx, dh, dw and xyxy anchors, as the program's documentation gives it."""
+    """Boxes from (dy, dx, dh, dw) and xyxy anchors, as the program documents."""
     dy, dx, dh, dw = locations.unbind(1)
     width, height = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
     x = dx * width + anchors[:, 0] + width / 2
@@ -165,7 +165,7 @@ def decode_y_first(locations, anchors):
     return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=1)
 
 
-def test_jwyang_logits_of_all_backgrounds_first():
+def test_jwyang_logits_and_background():
     layers = peers.layer("RCNN_rpn.RPN_Conv", WIDTH, 4, 3, 3) | peers.layer("RCNN_rpn.RPN_cls_score", 18, WIDTH, 1, 1)
     layers |= peers.layer("RCNN_rpn.RPN_bbox_pred", 36, WIDTH, 1, 1)
     layers |= peers.layer("RCNN_cls_score", 4, WIDTH) | peers.layer("RCNN_bbox_pred", 16, WIDTH)
@@ -216,7 +216,7 @@ def test_mmdetection_background():
             torch.testing.assert_close(deltas, their_deltas[:, 1:])
 
 
-def test_nothing_drags_a_larger_tensor_into_the_file():
+def test_converted_tensors_are_not_views():
     layers = peers.layer("roi_head.bbox_head.fc_cls", 4, WIDTH) | peers.layer("roi_head.bbox_head.fc_reg", 12, WIDTH)
     shapes = {name: shape for name, shape in peers.mmdetection(num_classes=3).items() if name not in layers}
     _, ours = convert(shapes, layers)

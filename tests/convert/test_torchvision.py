@@ -1,4 +1,4 @@
-"""torchvision's detectors to ours and back: every tensor to the bit, and the same outputs of every part."""
+"""Converting torchvision's detectors and back gives the same bits, and every part the same outputs."""
 
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ BARE = {"weights": None, "weights_backbone": None, "num_classes": 3}
 
 
 def resnet18_fpn():
-    """With frozen batch norm, which counts nothing."""
+    """With frozen batch norm, which has no counters."""
     return FasterRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None), num_classes=3)
 
 
@@ -43,7 +43,7 @@ def load(state, *, name="file.pth", class_names=NAMES, like=None, overrides=()):
 
 @pytest.fixture(scope="module", params=MODELS)
 def peer(request):
-    """A model with numbers of trained size in every tensor, and the base config it should be taken for."""
+    """A model with tensors of realistic size, and the name of its base config."""
     build, like = MODELS[request.param]
     torch.manual_seed(4)
     model = build().eval()
@@ -57,7 +57,7 @@ def peer(request):
     return model, like
 
 
-def test_there_and_back_to_the_bit(peer):
+def test_import_and_export_give_the_same_bits(peer):
     model, like = peer
     state = model.state_dict()
     imported = load(state)
@@ -73,7 +73,7 @@ def test_there_and_back_to_the_bit(peer):
 
 
 @torch.no_grad()
-def test_every_part_gives_what_theirs_gives(peer):
+def test_every_part_has_the_same_outputs(peer):
     model, _ = peer
     checkpoint = load(model.state_dict()).checkpoint
     config = parse_config(checkpoint["config"], source="test")
@@ -99,8 +99,8 @@ def test_every_part_gives_what_theirs_gives(peer):
     torch.testing.assert_close(box_deltas, their_deltas.unflatten(1, (3, 4))[:, 1:], rtol=1e-4, atol=1e-4)
 
 
-def test_a_detector_of_ones_own_loads_there(peer):
-    """Without a source: deltas of background are 0 and nothing is counted, and torchvision takes it strictly."""
+def test_torchvision_loads_an_exported_detector(peer):
+    """Without a source, deltas of background are 0 and there are no counters; torchvision loads it strictly."""
     model, _ = peer
     checkpoint = load(model.state_dict()).checkpoint
     del checkpoint["source"]
@@ -125,7 +125,7 @@ def shapes():
 
 
 def test_names_of_published_files(shapes):
-    """They are older than the names of today: convolutions of the pyramid and of the RPN had no level of their own."""
+    """They have older names: the convolutions of FPN and RPN had no submodule index."""
     old = {}
     for name, tensor in shapes.items():
         if name.startswith("backbone.fpn."):
@@ -161,14 +161,14 @@ def test_mobilenet_for_320_pixels(name):
     assert config["data"]["short_side"] == 320
 
 
-def test_detectors_torchvision_has_no_form_for():
+def test_detectors_that_torchvision_does_not_support():
     imported = import_checkpoint(
         peers.meta(peers.jwyang("vgg16")), path=Path("x"), like=None, class_names=None, overrides=()
     )
     with pytest.raises(CheckpointError) as raised:
         export_checkpoint(imported.checkpoint, path=Path("mine.pt"))
     message = str(raised.value)
-    assert message.startswith("mine.pt: torchvision has no form for it: data.channels is bgr, not rgb; ")
+    assert message.startswith("mine.pt: torchvision does not support this detector: data.channels is bgr, not rgb; ")
     for part in ("plus_one is True", "model.backbone.neck is none, not fpn", "objectness is softmax", "vgg_fc"):
         assert part in message
 
@@ -184,7 +184,7 @@ def test_detectors_torchvision_has_no_form_for():
         "model.plus_one=true",
     ],
 )
-def test_settings_torchvision_cannot_follow(shapes, override):
+def test_settings_that_torchvision_does_not_support(shapes, override):
     checkpoint = load(shapes, class_names=None, overrides=[override]).checkpoint
     with pytest.raises(CheckpointError, match=override.partition("=")[0]):
         export_checkpoint(checkpoint, path=Path("x"))

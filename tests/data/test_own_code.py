@@ -23,6 +23,8 @@ from frcnn.data import build_dataset, build_datasets, build_eval_loader, build_t
 from frcnn.data.formats.shapes import CLASS_NAMES
 from frcnn.errors import ConfigError, DataError
 from frcnn.files.code import ImportPath, import_code
+from frcnn.runs.train import open_config
+from frcnn.training.run_folder import RunFolder
 from tests.inference.trained import raw_config, save_small_checkpoint
 from tests.training.experiments import tiny_settings
 
@@ -254,3 +256,12 @@ def test_the_examples_of_the_documentation(tmp_path, monkeypatch):
     assert pixels == {80, 175}
     [record] = build_dataset(config.data, "val").records
     assert record.labels.tolist() == [2] and record.boxes.tolist() == [[1, 2, 30, 40]]
+
+
+def test_a_config_in_python_keeps_its_import_paths(load, tmp_path):
+
+    config = load(transform=f"{OWN}:crop")
+    opened, _ = open_config(config, RunFolder(tmp_path / "run"), ["train.lr=0.1"])
+    assert len(build_datasets(opened.data)[0]) == 4 and opened.data.given_paths == config.data.import_paths
+    untrusted, _ = open_config(parse_config(dump_config(config), source="test"), RunFolder(tmp_path / "run"), [])
+    assert untrusted.data.given_paths == []

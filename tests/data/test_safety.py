@@ -74,7 +74,7 @@ def test_formats_that_run_programs_are_not_read(tmp_path):
 
 def test_a_pipe_is_not_an_image(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match=r"a\.jpg: .*no regular file"):
+    with pytest.raises(DataError, match=r"a\.jpg: .*not a regular file"):
         read_image(tmp_path / "a.jpg")
 
 

@@ -1,8 +1,10 @@
+"""What `draw_boxes` and the pictures built on it draw, and where."""
+
 import numpy as np
 import pytest
 import torch
 
-from frcnn.draw.boxes import class_colour, draw_comparison, draw_detections
+from frcnn.draw.boxes import GREY, WHITE, Mark, as_picture, class_colour, draw_boxes, draw_comparison, draw_detections
 from tests.evaluation.examples import make_detections, make_record
 
 NAMES = ["cat", "dog"]
@@ -18,7 +20,7 @@ def changed(picture, image):
 
 
 def test_a_box_covers_its_outermost_pixels():
-    """Edges 40 and 100 are continuous: the pixels 40 to 99."""
+    """The edges 40 and 100 are continuous coordinates: the box covers the pixels 40 to 99."""
     found = make_detections([[40, 50, 100, 90]], [0.9], [1])
     picture = np.asarray(draw_detections(grey_image(), found, NAMES))
     for row, column in ((50, 70), (89, 70), (70, 40), (70, 99)):
@@ -27,7 +29,7 @@ def test_a_box_covers_its_outermost_pixels():
         assert tuple(picture[row, column]) == (90, 90, 90)
 
 
-def test_the_threshold_and_no_detections():
+def test_detections_below_the_threshold_are_not_drawn():
     image = grey_image()
     found = make_detections([[40, 50, 100, 90]], [0.4], [1])
     assert not changed(draw_detections(image, found, NAMES), image).any()
@@ -36,7 +38,7 @@ def test_the_threshold_and_no_detections():
     assert (image == 90).all()
 
 
-def test_ground_truth_left_detections_right():
+def test_ground_truth_on_the_left_detections_on_the_right():
     image = grey_image()
     record = make_record([[10, 40, 50, 80], [60, 40, 150, 110]], [1, 2], difficult=[1])
     found = make_detections([[12, 41, 52, 80]], [0.8], [1])
@@ -50,7 +52,7 @@ def test_ground_truth_left_detections_right():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 400), (1500, 2000)])
-def test_any_size_and_boxes_on_and_over_the_border(size):
+def test_images_of_any_size_and_boxes_across_the_border(size):
     height, width = size
     boxes = [[-5, -5, width + 5, height + 5], [width - 1, height - 1, width, height], [3, 3, 3, 3], [0, 0, width, 2]]
     found = make_detections(boxes, [0.9, 0.8, 0.7, 0.6], [1, 2, 1, 2])
@@ -75,9 +77,33 @@ def test_colours_are_distinct():
 
 
 def test_labels_of_neighbours_do_not_cover_each_other():
-    """Two boxes with one upper edge, close together: the second label goes elsewhere, so more is drawn on."""
+    """Two boxes share an upper edge: one label is above it, the other inside."""
     image = grey_image(200, 200)
     boxes = [[50, 60, 150, 150], [52, 60, 152, 150]]
     both = changed(draw_detections(image, make_detections(boxes, [0.9, 0.8], [1, 1]), NAMES), image)
     above, inside = both[40:60, 50:100].any(axis=1), both[64:80, 60:90]
     assert above.any() and inside.mean() > 0.3
+
+
+def test_edges_far_outside_the_picture():
+    """Pillow takes 32-bit coordinates; annotation files may hold any number."""
+    picture = as_picture(grey_image())
+    draw_boxes(picture, [Mark([-1e30, 10, 1e30, 100], (255, 0, 0))], width=1)
+    drawn = changed(picture, grey_image())
+    assert drawn[10].all() and drawn[99].all() and drawn.sum() == 2 * 160
+
+
+def test_styles_of_lines():
+    image = grey_image()
+    marks = [
+        Mark([20, 20, 120, 100], GREY, line="dashed"),
+        Mark([50, 30, 90, 70], WHITE, line="thin"),
+        Mark([130, 80, 132, 82], (230, 20, 20), is_ringed=True),
+    ]
+    picture = as_picture(image)
+    draw_boxes(picture, marks, width=2)
+    pixels = np.asarray(picture)
+    edge = {tuple(pixel) for pixel in pixels[20, 20:120]}
+    assert edge == {GREY, (0, 0, 0)}, "dashes alternate with black"
+    assert tuple(pixels[30, 60]) == WHITE and tuple(pixels[31, 60]) == (0, 0, 0)
+    assert tuple(pixels[80, 110]) == (230, 20, 20), "the ring is 20 pixels from the tiny box"

@@ -1,4 +1,4 @@
-"""Records and detections made by hand or at random."""
+"""Handmade and random records and detections."""
 
 import numpy as np
 
@@ -33,21 +33,21 @@ def make_detections(boxes, scores, labels) -> ImageDetections:
 
 
 def random_boxes(rng: np.random.Generator, number: int, *, integer: bool = True) -> np.ndarray:
-    """(number, 4) boxes of 5 to 80 pixels; whole numbers make equal overlaps and IoU of exactly 0.5 common."""
+    """(number, 4) boxes of 5 to 80 pixels; integers make equal IoUs and IoUs of exactly 0.5 common."""
     corner = rng.uniform(0, 100, (number, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(5, 80, (number, 2))], axis=1)
     return boxes.round() if integer else boxes
 
 
 def random_case(seed: int, *, num_images: int = 12, num_classes: int = 3):
-    """Objects, some difficult or crowds, and detections: near misses, duplicates, ties of score, strays, none."""
+    """Objects, some difficult or crowds. Detections: near misses, duplicates, equal scores, false positives, none."""
     rng = np.random.default_rng(seed)
     records, detections = [], []
     for image_id in range(num_images):
         number = int(rng.integers(0, 6))
         boxes, labels = random_boxes(rng, number), rng.integers(1, num_classes + 1, number)
         if number > 1 and rng.random() < 0.5:
-            boxes[1] = boxes[0]  # two objects in one place
+            boxes[1] = boxes[0]  # two objects at the same place
             labels[1] = labels[0]
         record = make_record(
             boxes,
@@ -64,7 +64,7 @@ def random_case(seed: int, *, num_images: int = 12, num_classes: int = 3):
         found_labels = np.concatenate([labels[copies], rng.integers(1, num_classes + 1, strays)])
         is_confused = rng.random(len(found)) < 0.1
         found_labels = np.where(is_confused, rng.integers(1, num_classes + 1, len(found)), found_labels)
-        scores = rng.integers(1, 8, len(found)) / 8  # many ties
+        scores = rng.integers(1, 8, len(found)) / 8  # many equal scores
         order = np.argsort(-scores, kind="stable")
         records.append(record)
         detections.append(make_detections(found[order], scores[order], found_labels[order]))

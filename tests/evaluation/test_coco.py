@@ -1,4 +1,4 @@
-"""COCO numbers against pycocotools, run by hand on files."""
+"""COCO metrics against pycocotools on the same files."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from tests.evaluation.examples import make_detections, make_record, random_case
 
 
 def by_hand(annotations, results) -> COCOeval:
-    """pycocotools as its documentation shows it: files in, summary out."""
+    """pycocotools as in its documentation: files in, summary out."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         evaluation = COCOeval(truth, truth.loadRes(str(results)), "bbox")
@@ -34,7 +34,7 @@ def numbers(report):
 
 
 def write_annotations(path, records, category_ids):
-    """An instances file, with the boxes as COCO has them and difficult objects as crowds."""
+    """An instances file with COCO boxes, and difficult objects as crowds."""
     annotations = []
     for record in records:
         for number in range(len(record.boxes)):
@@ -104,7 +104,7 @@ def raw_files(seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_equals_pycocotools_on_raw_files(seed, tmp_path):
-    """All 12 numbers and those of each class, from the files by our readers and by pycocotools' own."""
+    """All 12 metrics and the metrics of each class, from files read by frcnn and by pycocotools."""
     truth, results = raw_files(seed)
     assert any(annotation["iscrowd"] for annotation in truth["annotations"])
     (tmp_path / "truth.json").write_text(json.dumps(truth))
@@ -127,7 +127,7 @@ def test_equals_pycocotools_on_raw_files(seed, tmp_path):
 
 
 def read_coco(path):
-    """Records of an instances file, read in this test alone; labels by ascending category id."""
+    """Records of an instances file, read by this test; labels in order of category id."""
     document = json.loads(path.read_text())
     category_ids = sorted(category["id"] for category in document["categories"])
     records = []
@@ -154,7 +154,7 @@ def read_coco(path):
 
 
 def disturb(record, rng, num_classes) -> ImageDetections:
-    """Detections as a fair detector would find them: most objects, moved a little, some twice, some strays."""
+    """Detections of an average detector: most objects, slightly moved, some twice, some false positives."""
     number = len(record.boxes)
     chosen = rng.integers(0, number, 2 * number) if number else np.zeros(0, int)
     size = record.boxes[chosen, 2:] - record.boxes[chosen, :2]
@@ -170,7 +170,7 @@ def disturb(record, rng, num_classes) -> ImageDetections:
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
 def test_equals_pycocotools_on_real_annotations(split, shared_path, tmp_path):
-    """Category id gaps, crowds, images without objects; the file as COCO wrote it, the records as we hold them."""
+    """Gaps in category ids, crowds, images without objects; the original file and the records of frcnn."""
     annotations = shared_path(f"datasets/coco200/annotations/instances_{split}.json")
     records, category_ids = read_coco(annotations)
     assert category_ids[-1] > len(category_ids) and any(record.is_crowd.any() for record in records)
@@ -209,7 +209,7 @@ def hard_case(seed):
             boxes, labels = np.array([[0, 0, 32, 32]]), np.array([1])
         chosen = rng.integers(0, len(boxes), count)
         found = boxes[chosen] + rng.choice([-8, 0, 0, 8], (count, 4))
-        found[:, 2:] = np.maximum(found[:, 2:], found[:, :2])  # some without an area
+        found[:, 2:] = np.maximum(found[:, 2:], found[:, :2])  # some without area
         classes = np.where(rng.random(count) < 0.8, labels[chosen], rng.integers(1, 6, count))
         scores = np.sort(rng.integers(1, 6, count) / 5)[::-1]
         detections.append(make_detections(found, scores, classes if position else np.ones(count)))
@@ -217,8 +217,8 @@ def hard_case(seed):
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_the_matching_on_arrays_is_pycocotools_to_the_bit(block):
-    """Each of the 12 and of the numbers of each class."""
+def test_the_matching_on_arrays_is_bit_identical_to_pycocotools(block):
+    """All 12 metrics and the metrics of each class."""
     names = ["a", "b", "c", "d", "e"]
     for seed in range(12 * block, 12 * block + 12):
         records, detections = hard_case(seed)
@@ -228,12 +228,12 @@ def test_the_matching_on_arrays_is_pycocotools_to_the_bit(block):
 
 
 def test_the_hard_cases_are_hard():
-    """Equal overlaps, more detections than count, regions and objects beyond a range do change numbers."""
+    """Equal IoUs, more detections than counted, regions and objects outside an area range change the metrics."""
     records, detections = hard_case(0)
     report = evaluate_coco(records, detections, class_names=["a", "b", "c"])
     assert all(0 < report[name] < 1 for name in METRICS)
     backwards = [type(found)(*(column[::-1] for column in found)) for found in detections]
-    assert evaluate_coco(records, backwards, class_names=["a", "b", "c"])["AP"] != report["AP"]  # ties by their order
+    assert evaluate_coco(records, backwards, class_names=["a", "b", "c"])["AP"] != report["AP"]
     cut = [type(found)(*(column[:100] for column in found)) for found in detections]
     assert evaluate_coco(records, cut, class_names=["a", "b", "c"]) == report
     fewer = [type(found)(*(column[:20] for column in found)) for found in detections]
@@ -245,7 +245,7 @@ def test_the_hard_cases_are_hard():
 
 
 def test_faster_coco_eval_agrees():
-    """To 1e-12; it leaves out the 2.2e-16 that pycocotools adds to the number of detections."""
+    """To 1e-12; it does not add 2.2e-16 to the number of detections as pycocotools does."""
     pytest.importorskip("faster_coco_eval")
     for seed in range(10):
         for (records, detections), names in ((hard_case(seed), list("abcde")), (random_case(seed), list("abc"))):
@@ -264,15 +264,15 @@ def test_pairs_in_parts_change_nothing(monkeypatch):
     assert evaluate_coco(records, detections, class_names=list("abc")) == expected
 
 
-def test_a_backend_that_is_not_installed_is_named(monkeypatch):
+def test_a_backend_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(coco_packages, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"eval\.backend: faster needs faster-coco-eval: .*frcnn\[fast\]"):
+    with pytest.raises(ConfigError, match=r"eval\.backend: faster needs faster-coco-eval .*frcnn\[fast\]"):
         evaluate_coco([], [], class_names=["a"], backend="faster")
     assert evaluate_coco([], [], class_names=["a"])["AP"] is None
 
 
-def test_perfect_detections_by_hand():
-    """A small (20 x 20) and a large (100 x 100) object, each found by its own box: every number there is, is 1.
+def test_perfect_detections():
+    """A small (20 x 20) and a large (100 x 100) object, each with a perfect detection: every metric is 1.
 
     AR1 allows one detection of each class and image: 1 of the 2 objects, both of one class: 1/2. No medium object.
     """
@@ -285,7 +285,7 @@ def test_perfect_detections_by_hand():
     ]
 
 
-def test_areas_are_the_annotated_ones():
+def test_areas_are_annotated_areas():
     """A 100 x 100 box whose mask has 500 square pixels is small."""
     box = [[0, 0, 100, 100]]
     report = evaluate_coco(
@@ -296,7 +296,7 @@ def test_areas_are_the_annotated_ones():
 
 @pytest.mark.parametrize("kind", ["crowd", "difficult"])
 def test_ignore_regions_take_any_number_of_detections(kind):
-    """Three better scored detections inside an ignore region: none is wrong."""
+    """Three detections with higher scores inside an ignore region: none of them is wrong."""
     record = make_record([[0, 0, 30, 30], [50, 50, 150, 150]], [1, 1], **{kind: [1]})
     inside = [[50, 50, 90, 90], [60, 60, 99, 99], [100, 100, 150, 150]]
     found = make_detections([*inside, [0, 0, 30, 30]], [0.9, 0.8, 0.7, 0.6], [1] * 4)
@@ -317,8 +317,8 @@ def test_no_detections_are_zero_and_no_objects_are_none(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_names_as_image_ids():
-    """VOC's image ids are names; they give the same numbers."""
+def test_image_ids_that_are_names():
+    """VOC's image ids are names. The metrics are the same."""
     records, detections = random_case(3)
     named = [record._replace(image_id=f"image_{record.image_id}") for record in records]
     names = ["a", "b", "c"]

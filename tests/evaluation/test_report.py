@@ -1,12 +1,12 @@
 import json
 
-from frcnn.evaluation.evaluate import evaluate, format_report
+from frcnn.evaluation.evaluate import compute_metrics, format_report
 from tests.evaluation.examples import make_detections, make_record, random_case
 
 
-def test_the_report_is_strict_json_and_holds_what_was_measured():
+def test_the_report_is_strict_json_with_all_metrics():
     records, detections = random_case(1)
-    report = evaluate(records, detections, class_names=["a", "b", "c", "never there"])
+    report = compute_metrics(records, detections, class_names=["a", "b", "c", "never there"])
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert list(report) == ["coco", "voc", "per_class", "images"]
     assert len(report["coco"]) == 12 and set(report["voc"]) == {"mAP", "mAP_11point"}
@@ -24,7 +24,9 @@ def test_the_report_is_strict_json_and_holds_what_was_measured():
 
 def test_the_table_is_aligned():
     box = [[0, 0, 20, 20]]
-    report = evaluate([make_record(box, [1])], [make_detections(box, [0.9], [1])], class_names=["red blood cell", "b"])
+    report = compute_metrics(
+        [make_record(box, [1])], [make_detections(box, [0.9], [1])], class_names=["red blood cell", "b"]
+    )
     assert format_report(report) == "\n".join(
         [
             "images: 1   objects: 1",
@@ -39,10 +41,10 @@ def test_the_table_is_aligned():
             "class           objects       AP     AP50   VOC AP  11-point",
             "red blood cell        1    100.0    100.0    100.0     100.0",
             "",
-            "without objects in this data set: b",
+            "classes without objects in this dataset: b",
         ]
     )
 
 
-def test_the_table_of_nothing():
-    assert "images: 0   objects: 0" in format_report(evaluate([], [], class_names=["a"]))
+def test_the_table_without_objects():
+    assert "images: 0   objects: 0" in format_report(compute_metrics([], [], class_names=["a"]))

@@ -12,7 +12,7 @@ from tests.evaluation.examples import make_detections, make_record, random_case
 IDS = [3, 7, 90]
 
 
-def test_what_is_written_is_read_back_to_the_bit(tmp_path):
+def test_round_trip_is_bit_identical(tmp_path):
     records, detections = random_case(5)
     rng = np.random.default_rng(0)
     detections = [
@@ -24,7 +24,7 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path):
             assert before.dtype == after.dtype and np.array_equal(before, after)
 
 
-def test_the_format_is_that_of_coco(tmp_path):
+def test_the_file_has_the_format_of_coco(tmp_path):
     path = tmp_path / "new folder" / "found.json"
     write_results(
         path, [make_record([], [], image_id=42)], [make_detections([[1, 2, 4, 8]], [0.5], [2])], category_ids=IDS
@@ -67,7 +67,7 @@ GOOD = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 5, 5], "score": 0.5}
         (json.dumps([{**GOOD, "score": float("nan")}]), "score holds nan"),
     ],
 )
-def test_unusable_files_are_named(text, message, tmp_path):
+def test_invalid_files(text, message, tmp_path):
     path = tmp_path / "found.json"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as error:
@@ -75,18 +75,18 @@ def test_unusable_files_are_named(text, message, tmp_path):
     assert str(path) in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_results(tmp_path / "none.json", [], category_ids=IDS)
 
 
-def test_two_images_of_one_id_cannot_be_told_apart(tmp_path):
+def test_two_images_with_the_same_id(tmp_path):
     records = [make_record([], [], image_id=1)] * 2
     with pytest.raises(DataError, match="image id 1 occurs twice"):
         write_results(tmp_path / "found.json", records, [make_detections([], [], [])] * 2, category_ids=IDS)
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "found.json"
     path.write_text("old")
 

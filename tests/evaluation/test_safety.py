@@ -1,4 +1,4 @@
-"""Files of detections made to do harm."""
+"""Malicious files with detections."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_huge_numbers(tmp_path, key, number):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000])
-def test_what_is_nested_too_deeply(tmp_path, text):
+def test_deep_nesting(tmp_path, text):
     path = tmp_path / "found.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"found\.json: not a JSON file"):

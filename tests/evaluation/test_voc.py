@@ -1,4 +1,4 @@
-"""VOC mAP against hand-computed cases and against a second implementation, written here in plain loops."""
+"""VOC mAP against hand-computed cases and a second implementation with plain loops."""
 
 import math
 import sys
@@ -11,7 +11,7 @@ from frcnn.evaluation.voc import evaluate_voc
 from tests.evaluation.examples import make_detections, make_record, random_boxes, random_case
 
 MATLAB_POINTS = [k * 0.1 for k in range(5)] + [0.5] + [1 - k * 0.1 for k in range(4, -1, -1)]
-"""0:0.1:1 by the documented algorithm of MATLAB's colon: half from the front, half from the back, and the middle."""
+"""0:0.1:1 with the documented algorithm of MATLAB's colon: half from the front, half from the back, the middle."""
 
 
 def to_kit(box):
@@ -21,7 +21,7 @@ def to_kit(box):
 
 
 def class_of_the_kit(records, detections, label):
-    """The objects of one class by image, and the lines of its results file, in whole pixels as the kit reads them."""
+    """The objects of one class by image, and the lines of its results file, in integer pixels for the kit."""
     objects, lines = {}, []
     for image, record in enumerate(records):
         ignored = record.is_difficult | record.is_crowd
@@ -35,7 +35,7 @@ def class_of_the_kit(records, detections, label):
 
 
 def overlap_by_the_kit(box, other):
-    """IoU as the development kit writes it, with + 1."""
+    """IoU of the development kit, with + 1."""
     width = min(box[2], other[2]) - max(box[0], other[0]) + 1.0
     height = min(box[3], other[3]) - max(box[1], other[1]) + 1.0
     if width <= 0 or height <= 0:
@@ -46,7 +46,7 @@ def overlap_by_the_kit(box, other):
 
 
 def recall_and_precision_by_loops(objects, lines):
-    """After each line, best first, in the manner of the kit and of py-faster-rcnn's voc_eval; None without objects."""
+    """Precision and recall after each line, as in the kit and in py-faster-rcnn's voc_eval; None without objects."""
     num_objects = sum(not difficult for of_image in objects.values() for *_, difficult in of_image)
     if num_objects == 0:
         return None
@@ -84,7 +84,7 @@ def eleven_points_by_loops(curve, points):
 
 
 def area_by_loops(curve):
-    """The rule since VOC 2010: precision made falling from behind, then the sum of rectangles where recall grows."""
+    """The rule since VOC 2010: make precision monotonic from the end, then sum the rectangles where recall grows."""
     recalls = [0.0] + [recall for recall, _ in curve] + [1.0]
     precisions = [0.0] + [precision for _, precision in curve] + [0.0]
     for position in range(len(precisions) - 2, -1, -1):
@@ -148,8 +148,8 @@ def test_pairs_in_parts_change_nothing(monkeypatch):
         equals_the_loops(*random_case(seed), names=["a", "b", "c"])
 
 
-def test_the_random_data_holds_the_hard_cases():
-    """Ties, ignored objects, duplicates and IoU of exactly 0.5 do occur; else the test above would show little."""
+def test_the_random_data_contains_the_hard_cases():
+    """Equal scores, ignored objects, duplicates and IoUs of exactly 0.5 occur, as the test above needs."""
     num_ties = num_ignored = num_empty = num_half = 0
     for seed in range(40):
         records, detections = random_case(seed)
@@ -163,8 +163,8 @@ def test_the_random_data_holds_the_hard_cases():
     assert min(num_ties, num_ignored, num_empty, num_half) > 0
 
 
-def test_the_roundings_of_the_points_show_in_the_random_data():
-    """Exact tenths, and py-faster-rcnn's np.arange, would each give other numbers for some of it."""
+def test_the_rounding_of_the_points_matters_in_the_random_data():
+    """Exact tenths and py-faster-rcnn's np.arange give other results for some of it."""
     by_fractions = by_arange = 0
     for seed in range(200):
         curve = recall_and_precision_by_loops(*class_of_the_kit(*tens_case(seed), 1))
@@ -181,8 +181,8 @@ def one_class(records, detections):
 FIRST, SECOND, FAR = [0, 0, 10, 10], [50, 50, 80, 90], [150, 150, 180, 180]
 
 
-def test_three_detections_by_hand():
-    """Two objects; found, stray, found.
+def test_three_detections():
+    """Two objects; right, wrong, right.
 
     precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1.
     Area: 1/2 * 1 + 1/2 * 2/3 = 5/6. 11 points: 6 of them (0 to 0.5) at 1, 5 (0.6 to 1) at 2/3: (6 + 10/3) / 11.
@@ -194,8 +194,8 @@ def test_three_detections_by_hand():
     assert row["objects"] == 2
 
 
-def test_a_taken_object_is_not_exchanged_for_the_next_best():
-    """Two objects over each other; both detections overlap the first most (IoU 1), the second object only by 0.9.
+def test_a_found_object_is_not_replaced_by_the_next_best():
+    """Two overlapping objects. Both detections have IoU 1 with the first object and 0.9 with the second.
 
     By the kit the second detection is wrong, though COCO would give it the other object: recall 1/2, AP 1/2.
     """
@@ -205,15 +205,15 @@ def test_a_taken_object_is_not_exchanged_for_the_next_best():
 
 
 @pytest.mark.parametrize("kind", ["difficult", "crowd"])
-def test_detections_of_ignored_objects_count_neither_way(kind):
-    """The two best detections lie on an ignored object; without them the one object is found at precision 1."""
+def test_detections_of_ignored_objects_do_not_count(kind):
+    """The two best detections are on an ignored object. Without them the only object is found at precision 1."""
     records = [make_record([FIRST, SECOND], [1, 1], **{kind: [1]})]
     row = one_class(records, [make_detections([SECOND, SECOND, FIRST], [0.9, 0.8, 0.7], [1, 1, 1])])
     assert row == {"AP": 1.0, "AP_11point": 1.0, "objects": 1}
 
 
-def test_overlap_of_exactly_one_half_is_enough():
-    """10 x 10 object, 10 x 5 detection inside it: IoU 50 / 100. One pixel row less: 40 / 100."""
+def test_an_iou_of_exactly_one_half_is_enough():
+    """10 x 10 object, 10 x 5 detection inside it: IoU 50 / 100. With one row less: 40 / 100."""
     records = [make_record([FIRST], [1])]
     assert one_class(records, [make_detections([[0, 0, 10, 5]], [0.9], [1])])["AP"] == 1
     assert one_class(records, [make_detections([[0, 0, 10, 4]], [0.9], [1])])["AP"] == 0
@@ -227,15 +227,15 @@ def test_overlap_of_exactly_one_half_is_enough():
         (7, 20, 4),  # 0.35
         (1, 10, 2),
         (2, 10, 3),
-        (6, 10, 7),  # where np.arange's 0.6000000000000001 would not be reached
+        (6, 10, 7),  # np.arange's 0.6000000000000001 would not be reached
         (7, 10, 8),
         (9, 10, 10),
         (10, 10, 11),
         (1, 3, 4),  # 0.333
     ],
 )
-def test_which_of_the_eleven_points_a_recall_reaches(num_found, num_objects, points):
-    """`num_found` objects found and nothing else: precision 1 at each point that is reached, so points / 11."""
+def test_the_eleven_points_that_a_recall_reaches(num_found, num_objects, points):
+    """`num_found` objects are found without errors: precision 1 at each point reached, so AP = points / 11."""
     boxes = [[20 * k, 0, 20 * k + 10, 10] for k in range(num_objects)]
     records = [make_record(boxes, [1] * num_objects)]
     scores = np.linspace(0.9, 0.1, num_found)
@@ -244,7 +244,7 @@ def test_which_of_the_eleven_points_a_recall_reaches(num_found, num_objects, poi
     assert row["AP"] == pytest.approx(num_found / num_objects)
 
 
-def test_ten_objects_by_hand():
+def test_ten_objects():
     """Of ten objects three are found, then two strays, then three more; of the last the first is found once again.
 
     precision 1, 1, 1, 3/4, 3/5, 4/6, 5/7, 6/8, 6/9 at recall .1, .2, .3, .3, .3, .4, .5, .6, .6.
@@ -270,20 +270,20 @@ def test_the_best_of_several_detections_of_an_object_counts():
     assert row["AP"] == pytest.approx(1 / 2) and row["AP_11point"] == pytest.approx(6 / 11)
 
 
-def test_all_detections_on_difficult_objects():
-    """None is judged: precision is 0 / 0, of which the kit's maximum sees nothing; 0 as without detections."""
+def test_detections_of_difficult_objects_only():
+    """No detection counts: precision is 0 / 0, which the kit's maximum ignores. The result is 0."""
     records = [make_record([FIRST, SECOND], [1, 1], difficult=[1])]
     row = one_class(records, [make_detections([SECOND], [0.9], [1])])
     assert row == {"AP": 0.0, "AP_11point": 0.0, "objects": 1}
 
 
-def test_no_detection_is_zero_and_no_object_is_left_out():
+def test_no_detection_is_zero_and_no_object_is_none():
     records = [make_record([FIRST], [1])]
     nothing = [make_detections([], [], [])]
     report = evaluate_voc(records, nothing, class_names=["a", "b"])
     assert report["per_class"]["a"]["AP"] == 0 and report["per_class"]["a"]["AP_11point"] == 0
     assert report["per_class"]["b"] == {"AP": None, "AP_11point": None, "objects": 0}
-    assert report["mAP"] == 0  # of class a alone
+    assert report["mAP"] == 0  # class a only
 
     only_strays = [make_detections([FIRST], [0.9], [2])]
     assert evaluate_voc(records, only_strays, class_names=["a", "b"])["per_class"]["b"]["AP"] is None
@@ -291,13 +291,13 @@ def test_no_detection_is_zero_and_no_object_is_left_out():
 
 
 def test_equal_scores_keep_their_order():
-    """A stray and a hit of one score: whichever image comes first is judged first, in one order or the other."""
+    """A wrong and a right detection with equal scores: the image that comes first is judged first."""
     hit, stray = make_detections([FIRST], [0.5], [1]), make_detections([FAR], [0.5], [1])
     with_object, without = make_record([FIRST], [1]), make_record([], [])
     assert one_class([with_object, without], [hit, stray])["AP"] == 1
     assert one_class([without, with_object], [stray, hit])["AP"] == pytest.approx(1 / 2)
 
 
-def test_records_and_detections_must_belong_together():
+def test_records_and_detections_must_have_equal_length():
     with pytest.raises(ValueError, match="1 records"):
         evaluate_voc([make_record([], [])], [], class_names=["a"])

@@ -8,14 +8,14 @@ import pytest
 
 from frcnn.data.formats.voc_results import read_voc_results, results_file_name, write_voc_results
 from frcnn.errors import DataError
-from frcnn.evaluation.evaluate import evaluate
+from frcnn.evaluation.evaluate import compute_metrics
 from tests.evaluation.examples import make_detections, make_record, random_case
 
 NAMES = ["cup", "tea cup", "a/b"]
 
 
 def with_fractions(detections, seed):
-    """Boxes and scores with all the digits of a float32."""
+    """Boxes and scores with all digits of a float32."""
     rng = np.random.default_rng(seed)
     return [
         found._replace(
@@ -28,13 +28,13 @@ def with_fractions(detections, seed):
 
 @pytest.mark.parametrize("far_shift", [0, 1])
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_read_back_has_the_same_numbers_and_metrics(seed, far_shift, tmp_path):
-    """Ties of score as they come, and numbers with all digits."""
+def test_round_trip_has_the_same_numbers_and_metrics(seed, far_shift, tmp_path):
+    """With equal scores, and numbers with all digits."""
     records, detections = random_case(seed)
     for cases in (detections, with_fractions(detections, seed)):
         write_voc_results(tmp_path, records, cases, class_names=NAMES, split="test", far_shift=far_shift)
         again = read_voc_results(tmp_path, records, class_names=NAMES, split="test", far_shift=far_shift)
-        assert evaluate(records, again, class_names=NAMES) == evaluate(records, cases, class_names=NAMES)
+        assert compute_metrics(records, again, class_names=NAMES) == compute_metrics(records, cases, class_names=NAMES)
         for found, read in zip(cases, again, strict=True):
             for label in range(1, len(NAMES) + 1):
                 before, after = found.labels == label, read.labels == label
@@ -42,8 +42,8 @@ def test_what_is_read_back_has_the_same_numbers_and_metrics(seed, far_shift, tmp
                 assert np.array_equal(found.scores[before], read.scores[after])
 
 
-def test_the_format_is_that_of_the_kit(tmp_path):
-    """A box of the pixels 1 to 10 and 3 to 20 has the edges 0, 2, 10, 20. Names with / and * become file names."""
+def test_the_files_have_the_format_of_the_kit(tmp_path):
+    """A box from pixels 1, 3 to 10, 20 has the edges 0, 2, 10, 20. / and * in class names are replaced."""
     records = [make_record([], [], image_id="000004"), make_record([], [], image_id=17)]
     detections = [
         make_detections([[0, 2, 10, 20], [1.5, 2, 3.25, 4]], [0.75, 0.5], [1, 1]),
@@ -61,7 +61,7 @@ def test_the_format_is_that_of_the_kit(tmp_path):
     assert (folder / "comp4_det_v_car.txt").read_text() == "000004 0.75 1 3 11 21\n000004 0.5 2.5 3 4.25 5\n"
 
 
-def test_different_names_are_different_files():
+def test_different_names_have_different_files():
     names = ["a/b", "a%2Fb", "a\\b", "a b", "a_b", "é", "CON", ".", "", "a\nb"]
     files = [results_file_name("test", name) for name in names]
     assert len(set(files)) == len(names) and not any(set(file) & set('/\\:*?"<>|\n') for file in files)
@@ -94,12 +94,12 @@ def test_files_of_another_program(tmp_path):
     write_files(tmp_path, {"cup": "", "tea cup": ""}, prefix="comp4_det_val_")
     with pytest.raises(DataError, match=r"several sets of results: comp3_x_det_val_\*, comp4_det_val_\*"):
         read(tmp_path)
-    write_files(tmp_path, {"cup": "a 1 1 1 2 2", "tea cup": ""})  # the name it should have
+    write_files(tmp_path, {"cup": "a 1 1 1 2 2", "tea cup": ""})  # the correct name
     assert [len(found.scores) for found in read(tmp_path)] == [1, 0, 0]
 
 
-def test_the_class_is_all_that_follows_the_split(tmp_path):
-    """Both files end in cup.txt; that of tea_cup is none of cup."""
+def test_the_class_is_everything_after_the_split(tmp_path):
+    """Both files end in cup.txt, but the file of tea_cup is not a file of cup."""
     write_files(tmp_path, {"tea_cup": "a 1 1 1 2 2"})
     with pytest.raises(DataError, match="no file comp4_det_test_cup.txt; a class without detections needs an empty"):
         read(tmp_path, class_names=("cup", "tea_cup"))
@@ -116,14 +116,14 @@ def test_the_class_is_all_that_follows_the_split(tmp_path):
         ("b 0.5 1 5 10 3", "the box 1 5 10 3 ends before it begins"),
     ],
 )
-def test_unusable_lines_are_named(line, message, tmp_path):
+def test_invalid_lines(line, message, tmp_path):
     write_files(tmp_path, {**GOOD, "tea cup": f"{GOOD['cup']}{line}\n"})
     with pytest.raises(DataError, match=message) as error:
         read(tmp_path)
     assert f"{tmp_path / 'comp4_det_test_tea cup.txt'}, line 2: " in str(error.value)
 
 
-def test_unusable_folders_are_named(tmp_path):
+def test_invalid_folders(tmp_path):
     with pytest.raises(DataError, match="none: no such folder"):
         read(tmp_path / "none")
     with pytest.raises(DataError, match=r"no file comp4_det_test_cup.txt, comp4_det_test_tea cup.txt; .*JSON"):
@@ -135,15 +135,15 @@ def test_unusable_folders_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("ids", [["a", "a"], [1, "1"], ["a\nb"], [" a"], [""]])
-def test_ids_that_a_file_cannot_tell_apart(ids, tmp_path):
+def test_ids_that_a_file_cannot_distinguish(ids, tmp_path):
     records = [make_record([], [], image_id=image_id) for image_id in ids]
     with pytest.raises(DataError, match="image id"):
         write_voc_results(tmp_path, records, [make_detections([], [], [])] * len(ids), class_names=["a"], split="test")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_files(tmp_path, monkeypatch):
-    """The third file does not fit; the first two are not exchanged either."""
+def test_a_full_disk_keeps_the_old_files(tmp_path, monkeypatch):
+    """The third file does not fit; the first two are not replaced either."""
     write_files(tmp_path, {name: "old" for name in "abc"})
     synced = []
 
@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_the_old_files(tmp_path, monkeypatch):
         write_voc_results(tmp_path / "file", records, nothing, class_names=["a"], split="test")
 
 
-def test_numbers_that_are_not_finite_are_a_defect(tmp_path):
+def test_non_finite_numbers_are_an_internal_error(tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         write_voc_results(
             tmp_path,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from frcnn.errors import CheckpointError
-from frcnn.files.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from frcnn.files import checkpoint as files
+from frcnn.files.checkpoint import find_checkpoint, load_checkpoint, load_newest, save_checkpoint
 
 
 def make_checkpoint(step=3, size=10):
@@ -21,7 +22,7 @@ def make_checkpoint(step=3, size=10):
     }
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_save_and_load(tmp_path):
     path = tmp_path / "run" / "checkpoints" / "last.pt"
     saved = {**make_checkpoint(), "trainer": {"rng": torch.get_rng_state(), "best": None}}
     save_checkpoint(path, saved)
@@ -37,7 +38,7 @@ def raise_full(*_, **__):
 
 
 @pytest.mark.parametrize("step", ["os.replace", "os.fsync", "torch.save"])
-def test_a_full_disk_leaves_the_old_checkpoint(step, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_checkpoint(step, tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_checkpoint(path, make_checkpoint(step=1))
     monkeypatch.setattr(step, raise_full)
@@ -47,8 +48,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(step, tmp_path, monkeypatch):
     assert load_checkpoint(path)["step"] == 1
 
 
-def test_a_write_that_stops_in_the_middle(tmp_path):
-    """The file system itself refuses (here by a limit on the size of files); torch reports that in its own words."""
+def test_an_interrupted_write(tmp_path):
+    """The file system refuses the write, here because of a limit on the file size. torch raises its own error."""
     path = tmp_path / "last.pt"
     save_checkpoint(path, make_checkpoint(step=1))
     limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -63,7 +64,7 @@ def test_a_write_that_stops_in_the_middle(tmp_path):
     assert load_checkpoint(path)["step"] == 1
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"):
         save_checkpoint(tmp_path / "file" / "last.pt", make_checkpoint())
@@ -80,15 +81,15 @@ def test_an_interrupt_leaves_no_temporary_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_truncated_checkpoint_is_named(share, tmp_path):
+def test_a_truncated_checkpoint(share, tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, make_checkpoint())
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(CheckpointError, match=r"last.pt: cannot be read as a checkpoint: the file is cut short"):
+    with pytest.raises(CheckpointError, match=r"last.pt: cannot be read as a checkpoint: the file is truncated"):
         load_checkpoint(path)
 
 
-def test_other_files_are_no_checkpoints(tmp_path):
+def test_files_that_are_not_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match="a folder"):
@@ -102,7 +103,7 @@ def test_other_files_are_no_checkpoints(tmp_path):
 
 
 class Anything:
-    """A class that only unpickling with code execution would bring back."""
+    """A class that unpickling can restore only by executing code."""
 
 
 def test_nothing_in_the_file_is_executed(tmp_path):
@@ -114,7 +115,8 @@ def test_nothing_in_the_file_is_executed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format is 2, this version reads 1"),
+        ({"format": 2}, r"written by a newer frcnn \(checkpoint format 2; this version reads up to 1\). Update frcnn"),
+        ({"format": 0}, "checkpoint format 0 is no longer supported"),
         ({"model": None}, "'model' is a NoneType"),
         ({"category_ids": [1]}, "2 class names, 1 category ids"),
         ({"class_names": [], "category_ids": []}, "0 class names"),
@@ -131,8 +133,60 @@ def test_incomplete_checkpoints(change, message, tmp_path):
             load_checkpoint(tmp_path / "part.pt")
 
 
-def test_which_checkpoint_a_run_folder_stands_for(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no run"):
+def test_an_older_checkpoint_is_upgraded_step_by_step(tmp_path, monkeypatch):
+    """Formats 1 and 2 are upgraded to a format 3, which `save_checkpoint` then writes."""
+    path = tmp_path / "old.pt"
+    torch.save({**make_checkpoint(), "names": ["cat", "dog"]}, path)
+
+    def rename(checkpoint):
+        names = checkpoint.pop("names")
+        return checkpoint | {"class_names": [name.upper() for name in names]}
+
+    monkeypatch.setattr(files, "FORMAT", 3)
+    monkeypatch.setattr(files, "UPGRADES", {1: rename, 2: lambda checkpoint: checkpoint | {"step": 0}})
+    upgraded = load_checkpoint(path)
+    assert (upgraded["format"], upgraded["class_names"], upgraded["step"]) == (3, ["CAT", "DOG"], 0)
+    save_checkpoint(path, upgraded)
+    assert torch.load(path)["format"] == 3
+    assert load_checkpoint(path)["class_names"] == ["CAT", "DOG"]
+
+    torch.save(make_checkpoint(), path)  # without the entry that the upgrade needs
+    with pytest.raises(CheckpointError, match="old.pt: cannot be upgraded from checkpoint format 1: .*damaged"):
+        load_checkpoint(path)
+    monkeypatch.setattr(files, "UPGRADES", {2: lambda checkpoint: checkpoint})
+    with pytest.raises(CheckpointError, match="checkpoint format 1 is no longer supported"):
+        load_checkpoint(path)
+
+
+def test_a_newer_last_checkpoint_is_not_treated_as_damaged(tmp_path):
+    """Resuming from previous.pt would lose the steps that a newer version of frcnn has done."""
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    save_checkpoint(previous, make_checkpoint())
+    torch.save({**make_checkpoint(), "format": 2}, last)
+    with pytest.raises(CheckpointError, match="last.pt: written by a newer frcnn"):
+        load_newest(last, previous)
+    last.write_bytes(b"damaged")
+    assert load_newest(last, previous)[1] == previous
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"format": 1}', '{"format": "x"}'])
+def test_run_folders_that_can_be_read(tmp_path, text):
+    """A folder without a format number has version 1. A damaged env.json does not make a run unusable."""
+    if text is not None:
+        (tmp_path / "env.json").write_text(text)
+    save_checkpoint(tmp_path / "checkpoints" / "last.pt", make_checkpoint())
+    assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "last.pt"
+
+
+def test_a_newer_run_folder_is_refused(tmp_path):
+    (tmp_path / "env.json").write_text('{"format": 2}')
+    save_checkpoint(tmp_path / "checkpoints" / "last.pt", make_checkpoint())
+    with pytest.raises(CheckpointError, match=r"written by a newer frcnn \(run folder format 2.*Update frcnn"):
+        find_checkpoint(tmp_path)
+
+
+def test_the_checkpoint_of_a_run_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint in this folder"):
         find_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="no such run folder or checkpoint"):
         find_checkpoint(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Limits and folders of files from elsewhere; docs/safety.md tells them."""
+"""Limits and folders of files from untrusted sources, see docs/safety.md."""
 
 import os
 
@@ -9,7 +9,7 @@ from frcnn.files.limits import JSON_BYTES, LIST_BYTES
 from frcnn.files.reading import path_inside, read_bytes, read_json, read_text, shown
 
 
-def test_a_file_above_the_limit_is_not_read_and_the_message_says_how_to_raise_it(tmp_path, monkeypatch):
+def test_a_file_above_the_limit_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "found.json"
     path.write_text("[1, 2]")
     monkeypatch.setenv("FRCNN_MAX_JSON_BYTES", "5")
@@ -19,10 +19,10 @@ def test_a_file_above_the_limit_is_not_read_and_the_message_says_how_to_raise_it
     assert read_json(path) == [1, 2]
 
 
-def test_the_size_is_looked_at_before_the_file_is_read(tmp_path):
+def test_the_size_is_checked_before_the_file_is_read(tmp_path):
     path = tmp_path / "huge.json"
     with path.open("wb") as file:
-        file.truncate(JSON_BYTES.default + 1)  # takes no room on the disk
+        file.truncate(JSON_BYTES.default + 1)  # sparse: needs no disk space
     with pytest.raises(DataError, match="more than the limit of 1,610,612,736"):
         read_json(path)
 
@@ -37,15 +37,15 @@ def test_a_limit_is_a_number(tmp_path, monkeypatch, text):
     assert LIST_BYTES.value() == 1000
 
 
-def test_pipes_and_devices_are_not_waited_for(tmp_path):
+def test_pipes_and_devices_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", os.devnull):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             read_bytes(type(tmp_path)(path), LIST_BYTES, error=DataError)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[1, 2", "9" * 5000, "", "\x00", '"\udcff"'])
-def test_what_is_no_json_or_too_deep_is_one_message(tmp_path, text):
+def test_invalid_or_deeply_nested_json(tmp_path, text):
     path = tmp_path / "found.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=r"found\.json: not a JSON file"):
@@ -58,7 +58,7 @@ def test_names_inside_a_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../a.jpg", "sub/../../a.jpg", "..", "//a", "./../a.jpg"])
-def test_names_outside_of_it(tmp_path, name):
+def test_names_outside_a_folder(tmp_path, name):
     assert path_inside(tmp_path, name) is None
 
 

@@ -1,4 +1,4 @@
-"""Reading weight files: every kind, what is broken, and what would do harm."""
+"""Reading weight files: every format, damaged files and malicious files."""
 
 import argparse
 import codecs
@@ -36,7 +36,7 @@ def write(tmp_path):
 
 
 class Tracker:
-    """An object some training program saves beside its weights."""
+    """An object that a training program saves next to its weights."""
 
     def __init__(self):
         self.history = [1, 2]
@@ -49,7 +49,7 @@ class Slotted:
         self.value = 3
 
 
-# ----------------------------------------------------------------------------------------------------- what can be read
+# ----------------------------------------------------------------------------------------------------- readable files
 
 
 @pytest.mark.parametrize("kind", TORCH_KINDS)
@@ -80,7 +80,7 @@ def test_torch_files_with_other_programs_objects(write, kind):
 
 
 def test_torch_files_on_another_device(write, monkeypatch):
-    """A tensor saved from a GPU that is not here; its pickle names the device."""
+    """A tensor saved from a GPU that this machine does not have; its pickle names the device."""
     path = write({"weight": torch.ones(3)}, "old")
     path.write_bytes(path.read_bytes().replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"))
     assert read_weight_file(path)["weight"].tolist() == [1, 1, 1]
@@ -109,8 +109,8 @@ def test_detectron2_files(tmp_path, protocol):
     read["model"]["float"].add_(1)  # owns its memory
 
 
-def test_lists_that_hold_one_another(tmp_path):
-    """Forty lists, each holding the one before twice: 2**40 places for one array."""
+def test_nested_lists(tmp_path):
+    """Forty lists, each with the previous one twice: 2**40 references to one array."""
     nested = [np.ones(1)]
     for _ in range(40):
         nested = [nested, nested]
@@ -121,7 +121,7 @@ def test_lists_that_hold_one_another(tmp_path):
 
 
 def test_pickles_of_python_2(tmp_path):
-    """Bytes are text there; this is what Python 2.7 and numpy 1.16 write for np.array([1, 2], "f4") at protocol 2."""
+    """Python 2 has no bytes. This is what Python 2.7 and NumPy 1.16 write for np.array([1, 2], "f4") at protocol 2."""
     text = (
         b"\x80\x02}q\x01U\x01wq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b"
         b"\x87Rq\x05(K\x01K\x02\x85cnumpy\ndtype\nq\x06U\x02f4K\x00K\x01\x87Rq\x07(K\x03U\x01<NNNJ\xff\xff\xff\xffJ"
@@ -138,7 +138,7 @@ def test_safetensors(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 1}])
-def test_where_the_state_dict_is(wrap):
+def test_location_of_the_state_dict(wrap):
     state = {"weight": torch.ones(1), "note": "no tensor"}
     assert list(find_state_dict(wrap(state), source="x")) == ["weight"]
     for nothing in ({}, [torch.ones(1)], None, torch.ones(1)):
@@ -148,15 +148,15 @@ def test_where_the_state_dict_is(wrap):
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: {"model": model}])
 def test_a_pickled_model(write, wrap):
     content = read_weight_file(write(wrap(nn.Linear(2, 2))))
-    with pytest.raises(CheckpointError, match=r"here: .*torch\.nn\.modules\.linear\.Linear.* its state_dict\(\) first"):
+    with pytest.raises(CheckpointError, match=r"here: .*torch\.nn\.modules\.linear\.Linear.* state_dict\(\) instead"):
         find_state_dict(content, source="here")
 
 
-# --------------------------------------------------------------------------------------------------- what would do harm
+# --------------------------------------------------------------------------------------------------- malicious files
 
 
 class Harm:
-    """Unpickled, it calls a function, which leaves a file behind."""
+    """Calls a function that writes a file when it is unpickled."""
 
     def __init__(self, call, *arguments):
         self.call, self.arguments = call, arguments
@@ -167,7 +167,7 @@ class Harm:
 
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("name", ["system", "exec", "eval", "open", "popen"])
-def test_nothing_is_run(write, tmp_path, kind, name):
+def test_nothing_is_executed(write, tmp_path, kind, name):
     mark = tmp_path / "it ran"
     harm = {
         "system": Harm(os.system, f"touch '{mark}'"),
@@ -181,8 +181,10 @@ def test_nothing_is_run(write, tmp_path, kind, name):
         read_weight_file(path)
     assert not mark.exists()
     message = str(raised.value)
-    assert str(path) in message and "refused: it asks to call" in message and "Nothing of it was run" in message
-    if kind == "pkl":  # the file does what it is made for
+    assert (
+        str(path) in message and "refused: it asks to call" in message and "Nothing in the file was executed" in message
+    )
+    if kind == "pkl":  # the file is effective without protection
         process = pickle.loads(path.read_bytes())["harm"]
         if name == "popen":
             process.wait()
@@ -191,27 +193,27 @@ def test_nothing_is_run(write, tmp_path, kind, name):
 
 @pytest.mark.parametrize("kind", TORCH_KINDS)
 def test_calls_of_other_names_do_nothing(write, tmp_path, kind):
-    """Any function may be named, not only those that are refused by name."""
+    """Functions that are not refused by name are not called either."""
     mark = tmp_path / "it ran"
     content = {"weight": torch.ones(1), "harm": Harm(io.FileIO, str(mark), "w"), "more": Harm(collections.deque, [1])}
     assert read_weight_file(write(content, kind))["weight"].item() == 1
     assert not mark.exists()
 
 
-def test_a_pickle_of_arrays_knows_no_other_names(write, tmp_path):
+def test_a_pickle_of_arrays_may_not_name_anything_else(write, tmp_path):
     for content, message in [
         (Harm(io.FileIO, str(tmp_path / "it ran"), "w"), r"it names _io\.FileIO"),
-        (np.array(["text"]), "an array of 'U4' is none of numbers"),
-        (np.array([{}], object), "an array of 'O8' is none of numbers"),
+        (np.array(["text"]), "an array of 'U4' is not numeric"),
+        (np.array([{}], object), "an array of 'O8' is not numeric"),
         (Harm(np.load, "x"), "it names numpy.*load"),
-        (Harm(codecs.encode, "x", "rot13"), "encodes by 'rot13'|names codecs.encode"),
+        (Harm(codecs.encode, "x", "rot13"), "the encoding 'rot13'|names codecs.encode"),
     ]:
         with pytest.raises(CheckpointError, match=message):
             read_weight_file(write(content, "pkl"))
     assert not (tmp_path / "it ran").exists()
 
 
-def test_an_array_of_a_size_it_does_not_have(tmp_path):
+def test_an_array_with_a_wrong_size(tmp_path):
     text = pickle.dumps(np.zeros(2, np.float32), 2)
     assert text.count(b"K\x02\x85") == 1
     (tmp_path / "large.pkl").write_bytes(text.replace(b"K\x02\x85", b"J\xff\xff\xff\x7f\x85"))
@@ -219,7 +221,7 @@ def test_an_array_of_a_size_it_does_not_have(tmp_path):
         read_weight_file(tmp_path / "large.pkl")
 
 
-# ------------------------------------------------------------------------------------------------------- what is broken
+# ------------------------------------------------------------------------------------------------------- damaged files
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -241,7 +243,7 @@ def test_other_files(tmp_path, suffix, content):
         read_weight_file(path)
 
 
-def test_what_is_no_file(tmp_path):
+def test_missing_files(tmp_path):
     for path in (tmp_path, tmp_path / "none.pth"):
         with pytest.raises(CheckpointError, match=f"{path}: no such weight file"):
             read_weight_file(path)
@@ -258,10 +260,10 @@ def test_torchscript(tmp_path):
 
 
 class Bunch(dict):
-    """A dict of a class of its own, which torch lets nothing stand for."""
+    """A subclass of dict, which torch does not allow to be replaced."""
 
 
 @pytest.mark.parametrize("kind", TORCH_KINDS)
-def test_what_cannot_be_replaced_is_named(write, kind):
-    with pytest.raises(CheckpointError, match="more than tensors.*SETITEM.*Placeholder"):
+def test_a_class_that_cannot_be_replaced(write, kind):
+    with pytest.raises(CheckpointError, match="objects other than tensors.*SETITEM.*Placeholder"):
         read_weight_file(write({"weight": torch.zeros(1), "config": Bunch(lr=1)}, kind))

@@ -1,4 +1,4 @@
-"""Weight files that ask for more than they hold."""
+"""Weight files that need more memory than their size."""
 
 import io
 import pickle
@@ -16,7 +16,7 @@ READERS = [load_checkpoint, read_weight_file]
 
 
 def save_small(path, content):
-    """A torch file, its archive compressed."""
+    """A torch file with a compressed archive."""
     file = io.BytesIO()
     torch.save(content, file)
     with zipfile.ZipFile(file) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small:
@@ -34,7 +34,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, read, monkeypatch):
         read(path)
 
 
-def test_a_compressed_file_of_honest_size_is_read(tmp_path):
+def test_a_compressed_file_of_normal_size_is_read(tmp_path):
     save_small(tmp_path / "small.pt", {"weight": torch.ones(1000)})
     assert read_weight_file(tmp_path / "small.pt")["weight"].sum() == 1000
 
@@ -52,7 +52,7 @@ def test_a_tensor_larger_than_its_file(tmp_path, read, is_zip):
 
 @pytest.mark.parametrize("read", READERS)
 def test_a_shape_larger_than_its_storage(tmp_path, read):
-    """torch makes the storage fit the shape, with whatever lies in the memory."""
+    """torch would enlarge the storage to the shape, with uninitialized memory."""
     file = io.BytesIO()
     torch.save({"weight": torch.zeros(4)}, file)
     path = tmp_path / "grown.pt"
@@ -68,7 +68,7 @@ def test_a_shape_larger_than_its_storage(tmp_path, read):
         read(path)
 
 
-def test_a_pickle_that_asks_for_a_large_table(tmp_path):
+def test_a_pickle_with_a_large_memo_table(tmp_path):
     whole = pickle.dumps({"a": 1}, 2)
     path = tmp_path / "table.pkl"
     path.write_bytes(whole[:2] + b"Nr\xff\xff\xff\x7f0" + whole[2:])  # put None at place 2147483647
@@ -76,10 +76,10 @@ def test_a_pickle_that_asks_for_a_large_table(tmp_path):
         read_weight_file(path)
 
 
-@pytest.mark.parametrize("value", [torch.zeros(3), [1] * 100, "x" * 1000, 2**70, None, 1.5])
-def test_a_format_that_is_no_number(tmp_path, value):
+@pytest.mark.parametrize("value", [torch.zeros(3), [1] * 100, "x" * 1000, 2**70, 0, None, True, 1.5])
+def test_invalid_format_number(tmp_path, value):
     torch.save({"format": value}, tmp_path / "odd.pt")
-    with pytest.raises(CheckpointError, match=r"odd\.pt: not a checkpoint of frcnn: its format is") as caught:
+    with pytest.raises(CheckpointError, match=r"odd\.pt: .*format") as caught:
         load_checkpoint(tmp_path / "odd.pt")
     assert len(str(caught.value)) < 500
 
@@ -87,11 +87,11 @@ def test_a_format_that_is_no_number(tmp_path, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class_names": ["cat", 5]}, "a class name is no text"),
-        ({"category_ids": [1, "x"]}, "a category id is no whole number"),
+        ({"class_names": ["cat", 5]}, "a class name is not a string"),
+        ({"category_ids": [1, "x"]}, "a category id is not an integer"),
     ],
 )
-def test_names_and_ids_of_another_kind(tmp_path, change, message):
+def test_names_and_ids_of_another_type(tmp_path, change, message):
     whole = {"format": 1, "model": {}, "config": {}, "class_names": ["a", "b"], "category_ids": [1, 2], "step": 1}
     torch.save({**whole, **change}, tmp_path / "odd.pt")
     with pytest.raises(CheckpointError, match=message):

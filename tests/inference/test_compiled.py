@@ -1,4 +1,4 @@
-"""A compiled detector does what the detector does, in a bounded number of graphs that are told of."""
+"""A compiled detector equals the detector. The number of its graphs is bounded, and each graph is reported."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 from frcnn.errors import ConfigError
 from frcnn.model.speed import compiled as module
 from frcnn.model.speed.compiled import CompiledDetector, CompiledFunction, check_compiler, compiled_detector
+from frcnn.structures import total_loss
 from tests.model.detectors import ALL, random_batch, small_detector
 
 CPU = torch.device("cpu")
@@ -26,20 +27,23 @@ def compiled(detector, told, **settings):
 def gradients_of(model, detector, batch):
     detector.zero_grad()
     losses = model(batch)
-    losses.total.backward()
-    return torch.stack(losses).detach(), {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    total_loss(losses).backward()
+    losses = torch.stack([*losses.values()]).detach()
+    return losses, {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
 
 
-def test_one_graph_serves_all_canvases_and_says_so():
+def test_one_graph_serves_all_canvases_and_is_reported():
     detector, told = small_detector(ALL["roi_pool"]).eval(), []
     model = compiled(detector, told)
     for batch in batches(CANVASES[:4], [8]):
-        for mine, other in zip(model(batch), detector.forward_train(batch), strict=True):
-            assert torch.equal(mine, other)
+        losses, expected = model(batch), detector.forward_train(batch)
+        assert list(losses) == list(expected)
+        assert all(torch.equal(losses[name], loss) for name, loss in expected.items())
     assert len(told) == 1
     assert told[0].startswith("compiled graph 1 for 2 images on canvases such as 96x96, 8 ground-truth slots: ")
 
 
+@pytest.mark.heavy
 def test_detection_has_a_graph_for_each_number_of_images():
     detector, told = small_detector(ALL["roi_pool"]).eval(), []
     model = compiled(detector, told)
@@ -60,19 +64,20 @@ def test_detection_has_a_graph_for_each_number_of_images():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_twelve_canvases_and_three_buckets_make_three_graphs(kind):
-    few = {**ALL[kind]["rpn"], "samples_per_image": 16}  # on every canvas the RPN is trained at its samples only
+    few = {**ALL[kind]["rpn"], "samples_per_image": 16}  # the RPN is trained at its samples only, on every canvas
     detector, told = small_detector({**ALL[kind], "rpn": few}).eval(), []
     model = compiled(detector, told)
     for batch in batches(CANVASES + MORE_CANVASES, [8, 16, 32]):
-        for mine, other in zip(model(batch), detector.forward_train(batch), strict=True):
-            assert torch.equal(mine, other)
+        losses, expected = model(batch), detector.forward_train(batch)
+        assert list(losses) == list(expected)
+        assert all(torch.equal(losses[name], loss) for name, loss in expected.items())
     assert len(told) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_inductor_gives_the_losses_and_gradients_of_the_detector(kind):
-    """In float64, as roundings of float32 grow on their way back to the first convolution."""
+    """In float64, because rounding errors of float32 grow in the backward pass."""
     detector, told = small_detector(ALL[kind]).eval().double(), []
     model = CompiledDetector(detector, tell=told.append, setting="train.compile")
     for batch in batches(CANVASES[1:3], [8]):
@@ -86,7 +91,7 @@ def test_inductor_gives_the_losses_and_gradients_of_the_detector(kind):
 
 
 def count_graphs(limit, monkeypatch):
-    """Run a function that needs a graph for each length of its argument; the lines told."""
+    """Run a function that needs one graph per length of its argument; returns the reported lines."""
     monkeypatch.setattr(module, "MOST_GRAPHS", limit)
     torch.compiler.reset()
     told = []
@@ -102,14 +107,14 @@ def count_graphs(limit, monkeypatch):
     return told
 
 
-def test_past_the_limit_it_goes_on_uncompiled_and_says_so_once(monkeypatch):
+def test_above_the_limit_it_runs_uncompiled_and_reports_it_once(monkeypatch):
     told = count_graphs(3, monkeypatch)
     assert len(told) == 4 and [line[:16] for line in told[:3]] == [f"compiled graph {n}" for n in (1, 2, 3)]
-    assert told[3].startswith("train.compile: 3 graphs are compiled, which is the most there may be; from now on")
+    assert told[3].startswith("train.compile: 3 graphs are compiled, which is the limit; batches of other")
     assert "4 numbers" in told[3]
 
 
-def test_what_cannot_be_compiled_is_one_message():
+def test_a_function_that_cannot_be_compiled_has_one_message():
     def break_graph(tensor):
         return tensor * tensor.sum().item().__hash__() if print(tensor) is None else tensor
 
@@ -128,15 +133,15 @@ def test_without_a_compiler_there_is_a_message(monkeypatch):
         cpp_builder.get_cpp_compiler.cache_clear()
     if hasattr(cpp_builder.cpp_compiler_search, "cache_clear"):
         cpp_builder.cpp_compiler_search.cache_clear()
-    with pytest.raises(ConfigError, match=r"train.compile: there is no C\+\+ compiler"):
+    with pytest.raises(ConfigError, match=r"train.compile: no C\+\+ compiler found"):
         check_compiler(True, CPU, setting="train.compile")
 
 
 def test_cuda_graphs_need_cuda():
-    with pytest.raises(ConfigError, match="reduce-overhead records CUDA graphs, this is cpu; take true"):
+    with pytest.raises(ConfigError, match="reduce-overhead records CUDA graphs, but the device is cpu; use true"):
         check_compiler("reduce-overhead", CPU, setting="train.compile")
 
 
-def test_it_is_the_detector_itself_without_it():
+def test_the_detector_is_unchanged_without_compile():
     detector = small_detector()
     assert compiled_detector(detector, False, device=CPU, setting="--compile") is detector

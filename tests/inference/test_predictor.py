@@ -31,7 +31,7 @@ def assert_equal(left, right):
         assert np.array_equal(getattr(left, name), getattr(right, name))
 
 
-def test_all_kinds_of_images_give_the_same(predictor, tmp_path):
+def test_all_image_types_give_the_same_result(predictor, tmp_path):
     pixels = make_pixels()
     image = Image.fromarray(pixels)
     image.save(tmp_path / "image.png")
@@ -50,7 +50,7 @@ def test_all_kinds_of_images_give_the_same(predictor, tmp_path):
     assert_equal(first, single)
 
 
-def test_predictions_lie_in_the_image_and_reach_the_threshold(predictor):
+def test_boxes_are_in_the_image_and_scores_reach_the_threshold(predictor):
     for pixels in (make_pixels(120, 90), make_pixels(60, 200)):
         (everything,) = predictor.predict(pixels, score_threshold=0)
         height, width = pixels.shape[:2]
@@ -80,13 +80,13 @@ def test_json(predictor):
     assert entries[0]["class"] == prediction.class_names[0] and len(entries[0]["box"]) == 4
 
 
-def test_a_run_folder_is_its_best_checkpoint(checkpoint, predictor):
+def test_a_run_folder_stands_for_its_best_checkpoint(checkpoint, predictor):
     again = frcnn.load(str(checkpoint.parent.parent), device="cpu")
     pixels = make_pixels()
     assert_equal(*(each.predict(pixels, score_threshold=0)[0] for each in (predictor, again)))
 
 
-def test_predicting_leaves_the_random_state_and_the_image_alone(predictor):
+def test_predict_does_not_change_the_random_state_or_the_image(predictor):
     pixels = make_pixels()
     before, state = pixels.copy(), torch.get_rng_state()
     predictor.predict(pixels)
@@ -106,18 +106,18 @@ def test_predicting_leaves_the_random_state_and_the_image_alone(predictor):
         ([5], "not int"),
     ],
 )
-def test_unusable_images(predictor, image, message):
+def test_invalid_images(predictor, image, message):
     with pytest.raises(DataError, match=message):
         predictor.predict(image)
 
 
-def test_unusable_checkpoints_and_devices(checkpoint, tmp_path):
+def test_invalid_checkpoints_and_devices(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="no such run folder or checkpoint"):
         frcnn.load(tmp_path / "none.pt")
-    with pytest.raises(ConfigError, match="'gpu' is no device"):
+    with pytest.raises(ConfigError, match="'gpu' is not a device"):
         frcnn.load(checkpoint, device="gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="this machine has no cuda"):
+        with pytest.raises(ConfigError, match="finds no cuda on this machine"):
             frcnn.load(checkpoint, device="cuda")
 
 
@@ -128,7 +128,7 @@ def test_weights_of_another_model(tmp_path):
 
 
 def test_the_layout_of_training_changes_nothing_on_a_cpu(predictor, tmp_path):
-    """Kernels are channels-last there either way."""
+    """CPU kernels are channels-last in both cases."""
     raw = raw_config()
     raw["train"]["channels_last"] = True
     path = save_small_checkpoint(tmp_path / "last.pt", config=dump_config(parse_config(raw, source="test")))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from frcnn.inference.detect_dataset import detect, evaluation_mode
+from frcnn.inference.detect_dataset import detect_dataset, evaluation_mode
 from frcnn.structures import Detections
 from tests.model.detectors import random_batch, small_detector
 
@@ -13,7 +13,7 @@ DATASET = SimpleNamespace(name="test")
 
 
 class FixedDetector(nn.Module):
-    """Finds the same two boxes in each image, and a third slot that is empty."""
+    """Returns the same two boxes for each image, and a third slot that is empty."""
 
     def __init__(self):
         super().__init__()
@@ -34,9 +34,9 @@ class FixedDetector(nn.Module):
         )
 
 
-def test_boxes_are_in_original_pixels_and_empty_slots_are_gone():
+def test_boxes_are_in_original_pixels_and_empty_slots_are_dropped():
     """The originals are twice as large: (256, 320) and (192, 256)."""
-    found = detect(FixedDetector(), [random_batch()], DATASET, device="cpu")
+    found = detect_dataset(FixedDetector(), [random_batch()], DATASET, device="cpu")
     assert sorted(found) == [0, 1]
     assert np.array_equal(found[0].boxes, np.float32([[20, 40, 60, 80], [200, 200, 320, 256]]))
     assert np.array_equal(found[1].boxes, np.float32([[20, 40, 60, 80], [200, 192, 256, 192]]))
@@ -46,23 +46,23 @@ def test_boxes_are_in_original_pixels_and_empty_slots_are_gone():
 
 def test_skipped_batches_and_filled_in_images_are_missing():
     batch = random_batch()._replace(index=torch.tensor([5, -1]))
-    assert list(detect(FixedDetector(), [None, batch, None], DATASET, device="cpu")) == [5]
-    assert detect(FixedDetector(), [], DATASET, device="cpu") == {}
+    assert list(detect_dataset(FixedDetector(), [None, batch, None], DATASET, device="cpu")) == [5]
+    assert detect_dataset(FixedDetector(), [], DATASET, device="cpu") == {}
 
 
 def modes(model):
     return [module.training for module in model.modules()]
 
 
-def test_each_module_gets_its_own_mode_back():
+def test_the_mode_of_each_module_is_restored():
     model = FixedDetector()
     before = modes(model)
     assert len(set(before)) == 2
-    detect(model, [random_batch()], DATASET, device="cpu")
+    detect_dataset(model, [random_batch()], DATASET, device="cpu")
     assert modes(model) == before
 
 
-def test_modes_come_back_after_an_error():
+def test_modes_are_restored_after_an_error():
     model = FixedDetector()
     before = modes(model)
 
@@ -71,7 +71,7 @@ def test_modes_come_back_after_an_error():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="gone"):
-        detect(model, broken_loader(), DATASET, device="cpu")
+        detect_dataset(model, broken_loader(), DATASET, device="cpu")
     assert modes(model) == before
     with pytest.raises(KeyboardInterrupt), evaluation_mode(model):
         raise KeyboardInterrupt
@@ -81,7 +81,7 @@ def test_modes_come_back_after_an_error():
 def test_precision():
     model = FixedDetector()
     for precision in ("float32", "bf16", "fp16"):
-        detect(model, [random_batch()], DATASET, device="cpu", precision=precision)
+        detect_dataset(model, [random_batch()], DATASET, device="cpu", precision=precision)
     assert model.autocast_types == [torch.float32, torch.bfloat16, torch.float32]
 
 
@@ -89,7 +89,7 @@ def test_the_real_detector_in_both_precisions():
     settings = small_detector()
     batch = random_batch()
     for precision in ("float32", "bf16"):
-        found = detect(settings, [batch], DATASET, device="cpu", precision=precision)
+        found = detect_dataset(settings, [batch], DATASET, device="cpu", precision=precision)
         for index in (0, 1):
             height, width = batch.original_sizes[index].tolist()
             assert (found[index].boxes >= 0).all()
@@ -97,7 +97,7 @@ def test_the_real_detector_in_both_precisions():
             assert (np.diff(found[index].scores) <= 0).all()
 
 
-def test_nothing_is_printed_where_there_is_no_terminal(capsys):
-    detect(FixedDetector(), [random_batch()], DATASET, device="cpu")
+def test_nothing_is_printed_without_a_terminal(capsys):
+    detect_dataset(FixedDetector(), [random_batch()], DATASET, device="cpu")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""

@@ -1,4 +1,4 @@
-"""Checkpoints whose config asks for more than their weights."""
+"""Checkpoints whose config describes a larger model than their weights."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.training.experiments import tiny_config
 
 
 @pytest.mark.parametrize("channels", [10**7, 10**13, 2**62])
-def test_a_model_for_which_there_is_no_memory_is_not_built(tmp_path, channels):
+def test_a_model_far_larger_than_its_file_is_not_built(tmp_path, channels):
     config = tiny_config()
     model = build_detector(
         config.model, num_classes=1, mean=config.data.mean, std=config.data.std, channels="rgb", pretrained=False

@@ -1,4 +1,4 @@
-"""A few images are learned by heart: data, losses, gradients, detection and evaluation agree with each other."""
+"""Overfit a few images: data, losses, gradients, detection and evaluation are consistent."""
 
 import json
 
@@ -8,7 +8,7 @@ from tests.training.experiments import run, tiny_settings
 
 
 @pytest.mark.slow
-def test_eight_images_are_learned_by_heart(tmp_path):
+def test_overfit_eight_images(tmp_path):
     source = tiny_settings()["data"]["train"]
     run(
         tmp_path / "run",

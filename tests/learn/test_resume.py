@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and resumed ends with the bits of a run that was never stopped."""
+"""A run that is killed at any moment and resumed is bit-identical to an uninterrupted run."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.training.ranks import free_port, spawn_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"steps": 10, "checkpoint_every": 3, "num_logged_images": 0}
-"""An epoch is 4 steps, so last.pt is written after 3, 4, 6, 8, 9 and 10, inside epochs and at their ends."""
+"""An epoch has 4 steps, so last.pt is written after steps 3, 4, 6, 8, 9 and 10: inside epochs and at their ends."""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def logged(path: Path) -> list[tuple]:
     return [(line["step"], line.get("eval/AP"), "loss" in line) for line in lines]
 
 
-def test_resumed_weights_are_equal_to_the_bit(whole, tmp_path):
-    """Killed before the first checkpoint after step 0, inside an epoch, and at its end."""
+def test_resumed_weights_are_bit_identical(whole, tmp_path):
+    """Killed before the first checkpoint after step 0, inside an epoch, and at the end of an epoch."""
     path = tmp_path / "run"
     with pytest.raises(Killed):
         run(path, kill_at=2, **SETTINGS)
@@ -67,7 +67,7 @@ def test_a_kill_while_evaluating_repeats_the_evaluation(whole, tmp_path, monkeyp
 
 
 def run_and_resume(rank: int, folder: Path) -> None:
-    """In one process of two: a whole run, then one that is killed and resumed twice."""
+    """In one process of two: an uninterrupted run, then one that is killed and resumed twice."""
     settings = SETTINGS | {"steps": 6, "eval_every": 5}
     with join_world("cpu") as world:
         run(folder / "whole", world=world, **settings)
@@ -77,14 +77,15 @@ def run_and_resume(rank: int, folder: Path) -> None:
             torch.distributed.barrier()
 
 
-def test_two_ranks_resume_to_the_bit(tmp_path):
+@pytest.mark.heavy
+def test_two_ranks_resume_bit_identically(tmp_path):
     spawn_ranks(run_and_resume, tmp_path)
     assert differing(tmp_path / "whole", tmp_path / "killed") == []
     assert logged(tmp_path / "whole") == logged(tmp_path / "killed")
 
 
 def start(config: Path, out: Path, *options: str, ranks: int) -> list[subprocess.Popen]:
-    """The processes that torchrun would start."""
+    """The processes as torchrun starts them."""
     port = free_port()
     arguments = [sys.executable, "-m", "frcnn.cli.main", "train", str(config), "--out", str(out), *options]
     common = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -99,7 +100,7 @@ def start(config: Path, out: Path, *options: str, ranks: int) -> list[subprocess
 
 
 def kill(processes: list[subprocess.Popen]) -> None:
-    """SIGKILL, workers of the loader included."""
+    """Send SIGKILL, also to the loader workers."""
     for process in processes:
         assert process.poll() is None, "the run ended before it could be killed"
         os.killpg(process.pid, signal.SIGKILL)
@@ -107,7 +108,7 @@ def kill(processes: list[subprocess.Popen]) -> None:
 
 
 def last_step(path: Path) -> int:
-    """The last step that metrics.jsonl knows of."""
+    """The last step in metrics.jsonl."""
     try:
         lines = (path / "metrics.jsonl").read_text().splitlines()
         return json.loads(lines[-1])["step"]
@@ -142,7 +143,7 @@ def test_sigkill_at_random_moments(tmp_path, ranks):
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
-    """Poll until the condition holds; False where the process ended before."""
+    """Poll until the condition holds; return False if the process ends first."""
     while not condition():
         if process.poll() is not None:
             return False
@@ -152,7 +153,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
 
 @pytest.mark.slow
 def test_fifty_sigkills(tmp_path):
-    """Half of them in the middle of writing a checkpoint, others anywhere, some before the run has gone on at all."""
+    """Half of them while a checkpoint is written, the others at any moment, some before the run has resumed."""
     config = tmp_path / "tiny.yaml"
     settings = tiny_settings(
         steps=120, checkpoint_every=1, eval_every=20, log_every=1, num_logged_images=0, data={"workers": 1}

@@ -1,4 +1,4 @@
-"""Small detectors and batches that tests share."""
+"""Small detectors and batches for tests."""
 
 import torch
 
@@ -43,7 +43,7 @@ def small_detector(settings=FPN, *, num_classes=3):
 
 
 def random_batch(*, sizes=((128, 160), (96, 128)), objects=(3, 0), slots=8, num_classes=3):
-    """A batch of noise images with boxes somewhere in them."""
+    """A batch of noise images with random boxes."""
     canvas = [(max(size[axis] for size in sizes) + 31) // 32 * 32 for axis in (0, 1)]
     images = torch.zeros(len(sizes), 3, *canvas, dtype=torch.uint8)
     boxes = torch.tensor([0.0, 0, 1, 1]).repeat(len(sizes), slots, 1)

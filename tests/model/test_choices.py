@@ -1,6 +1,6 @@
-"""Every key in which implementations differ reaches the detector, and does what it says.
+"""Every key in which implementations differ reaches the detector and has an effect.
 
-What each rule computes is compared with the peers in tests/oracle; here every key is changed alone.
+The rules themselves are compared with other implementations in tests/oracle. Here each key is changed alone.
 """
 
 import math
@@ -63,7 +63,7 @@ OUTPUT_CHANGES = {
     "plus_one": True,
     "backbone.norm_eps": 0.5,
 }
-UNCHANGED = {"roi.pooling.size"}  # the value that is set anyhow: shows that the comparison can fail
+UNCHANGED = {"roi.pooling.size"}  # set to its default, to show that the comparison can fail
 
 
 def changed(settings, key, value):
@@ -88,7 +88,7 @@ def outputs(settings, batch):
         detector.roi_head.predictor.classes.weight *= 10
         losses = detector.train().forward_train(batch)
         found = detector.eval().forward_detect(batch.images, batch.image_sizes, batch.original_sizes)
-    return [*losses, found.boxes.flatten(), found.scores.flatten()]
+    return [*losses.values(), found.boxes.flatten(), found.scores.flatten()]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_normaliser_where_there_are_fewer_anchors_than_samples(batch):
 
 
 def test_min_box_size_counts_canvas_or_original_pixels(batch):
-    """The images were enlarged by half (original_sizes are twice image_sizes), so 20 original pixels are 10 here."""
+    """Original sizes are twice the image sizes, so 20 original pixels are 10 canvas pixels."""
     settings = changed(FPN, "rpn.min_box_size", 20.0)
     original = outputs(changed(settings, "rpn.min_box_size_in", "original"), batch)
     same = outputs(changed(FPN, "rpn.min_box_size", 10.0), batch)
@@ -120,7 +120,7 @@ def test_min_box_size_counts_canvas_or_original_pixels(batch):
     assert not all(torch.equal(one, two) for one, two in zip(original, canvas, strict=True))
 
 
-def test_bgr_turns_the_channels_before_mean_and_deviation():
+def test_bgr_reverses_the_channels_before_mean_and_deviation():
     def detector(channels, mean, std):
         torch.manual_seed(0)
         return build_detector(ModelConfig.model_validate(FPN), num_classes=3, mean=mean, std=std, channels=channels)
@@ -133,7 +133,7 @@ def test_bgr_turns_the_channels_before_mean_and_deviation():
 
 
 class TestObjectness:
-    def test_softmax_is_two_logits_an_anchor_background_first(self):
+    def test_softmax_has_two_logits_per_anchor_background_first(self):
         torch.manual_seed(0)
         head = RpnHead(8, channels=None, num_anchors=3, objectness="softmax")
         assert head.objectness.out_channels == 6
@@ -147,20 +147,20 @@ class TestObjectness:
             F.binary_cross_entropy_with_logits(ours, is_object.float()), F.cross_entropy(logits, is_object)
         )
 
-    def test_convs_are_counted(self):
+    def test_num_convs(self):
         assert len(RpnHead(8, channels=16, num_anchors=3, num_convs=2).convs) == 2
 
 
 def test_score_threshold_is_a_probability(batch, plain):
-    """At the least probable proposal nothing is lost; above the most probable nothing is left."""
+    """A threshold below all probabilities has no effect; a threshold above all of them leaves no proposal."""
     everything = outputs(changed(FPN, "rpn.score_threshold", 1e-6), batch)
     assert all(torch.equal(one, two) for one, two in zip(everything, plain, strict=True))
     nothing = outputs(changed(FPN, "rpn.score_threshold", 1.0), batch)
     assert nothing[-1].sum() == 0
 
 
-def test_the_limit_per_level_holds_before_that_of_the_image():
-    """Level 0 has the three best of five apart boxes; with two a level the best of level 1 come in."""
+def test_the_limit_per_level_is_applied_before_that_of_the_image():
+    """Level 0 has the three best of five disjoint boxes. With a limit of two, the best box of level 1 is kept."""
     boxes = torch.tensor([[[float(x), 0.0, x + 5.0, 5.0] for x in range(0, 50, 10)]])
     scores, levels = torch.tensor([[5.0, 4, 3, 2, 1]]), torch.tensor([[0, 0, 0, 1, 1]])
     settings = {"groups": levels, "iou_threshold": 0.7, "k": 3}
@@ -186,7 +186,7 @@ def test_growth_of_decoded_boxes(max_growth, width):
 
 
 class TestFirstWeights:
-    """Variances of uniform weights: bound**2 / 3. A layer of 400 inputs and 100 outputs."""
+    """Variances of uniform weights (bound**2 / 3) for a layer with 400 inputs and 100 outputs."""
 
     VARIANCE = {"pytorch": 1 / (3 * 400), "caffe2_xavier": 1 / 400, "xavier": 2 / 500}
 
@@ -281,7 +281,7 @@ class TestResnet:
         assert (backbone.channels, backbone.strides) == (2048, (16,))
         assert {block.conv2.dilation for block in backbone.body.layer4} == {(2, 2)}
 
-    def test_stem_pool_ceil_begins_at_the_first_pixel(self):
+    def test_stem_pool_ceil_starts_at_the_first_pixel(self):
         padded, ceil = (body_of("resnet18", stem_pool=kind).body.maxpool for kind in ("padded", "ceil"))
         row = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 1, 8, 8)
         assert padded(row)[0, 0, 0].tolist() == [1, 3, 5, 7]
@@ -297,7 +297,7 @@ class TestResnet:
             body_of("vgg16", stem_pool="ceil")
 
     @pytest.mark.parametrize(("name", "groups"), [("resnext50_32x4d", 32), ("resnet152", 1)])
-    def test_wider_and_deeper_ones_are_there(self, name, groups):
+    def test_wider_and_deeper_networks_exist(self, name, groups):
         with torch.device("meta"):
             assert body_of(name).body.layer1[0].conv2.groups == groups
 

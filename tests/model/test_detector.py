@@ -1,4 +1,6 @@
-"""The stages of the detector, one by one and together."""
+"""The parts of the detector, one by one and together."""
+
+import dataclasses
 
 import pytest
 import torch
@@ -6,24 +8,46 @@ import torch
 from frcnn.config.schema import ModelConfig
 from frcnn.errors import ConfigError
 from frcnn.model.build_detector import build_detector
-from frcnn.model.matching import sample_rois
-from frcnn.model.roi.detection import detect
-from frcnn.model.rpn.head import propose
-from frcnn.structures import GroundTruth, Proposals, RpnOutput
+from frcnn.model.roi.detection import DetectionSelector
+from frcnn.model.roi.targets import RoiSampler
+from frcnn.model.rpn.proposals import ProposalSelector
+from frcnn.structures import Canvas, GroundTruth, Proposals, RpnOutput, total_loss
 from tests.model.detectors import ALL, FPN, MEAN, STD, random_batch, small_detector
 
-ROI = {
-    "num_samples": 8,
-    "positive_fraction": 0.25,
-    "iou_positive": 0.5,
-    "iou_negative_low": 0.0,
-    "ignore_overlap": 0.5,
-    "add_ground_truth": True,
-}
+SAMPLE_ROIS = RoiSampler(
+    num_samples=8,
+    positive_fraction=0.25,
+    iou_positive=0.5,
+    iou_negative_low=0.0,
+    ignore_overlap=0.5,
+    add_ground_truth=True,
+)
+PROPOSE = ProposalSelector(
+    pre_nms_top_n=100,
+    post_nms_top_n=4,
+    post_nms_top_n_per_level=None,
+    nms_threshold=0.7,
+    min_box_size=1.0,
+    min_box_size_in="canvas",
+    score_threshold=0.0,
+    skip_padding=True,
+    max_growth=62.5,
+    plus_one=False,
+)
+SELECT = DetectionSelector(
+    box_weights=(1.0, 1.0, 1.0, 1.0),
+    score_threshold=0.05,
+    nms_threshold=0.5,
+    max_detections=3,
+    pre_nms_top_n=100,
+    min_box_size=0.01,
+    max_growth=62.5,
+    plus_one=False,
+)
 
 
 DRAW = torch.arange(3), torch.tensor([5])
-"""Positions of the anchors that `scene` knows, and a seed."""
+"""Positions of the anchors in `scene`, and a seed."""
 
 
 def scene():
@@ -39,9 +63,9 @@ def scene():
     return Proposals(boxes, torch.zeros(1, 4), torch.tensor([[2, 0, 1, 0]]), valid), ground_truth
 
 
-def test_regions_are_drawn_by_the_rules():
+def test_regions_are_sampled_by_the_rules():
     proposals, ground_truth = scene()
-    samples = sample_rois(proposals, ground_truth, *DRAW, **ROI)
+    samples = SAMPLE_ROIS(proposals, ground_truth, *DRAW)
     real = [(tuple(box.tolist()), label.item()) for box, label in zip(samples.boxes[0], samples.labels[0], strict=True)]
     drawn = {entry for entry, is_real in zip(real, samples.valid[0], strict=True) if is_real}
     assert drawn == {((11, 11, 51, 51), 2), ((10, 10, 50, 50), 2), ((60, 60, 90, 90), 0)}
@@ -50,20 +74,20 @@ def test_regions_are_drawn_by_the_rules():
     assert samples.boxes[0][empty].tolist() == [[0, 0, 1, 1]] * 5 and (samples.labels[0][empty] == 0).all()
 
 
-def test_ground_truth_joins_only_when_told():
+def test_ground_truth_is_added_only_if_configured():
     proposals, ground_truth = scene()
-    samples = sample_rois(proposals, ground_truth, *DRAW, **(ROI | {"add_ground_truth": False}))
+    samples = dataclasses.replace(SAMPLE_ROIS, add_ground_truth=False)(proposals, ground_truth, *DRAW)
     assert [10, 10, 50, 50] not in samples.boxes[0].tolist()
 
 
 def test_background_has_a_lower_bound_of_iou():
     proposals, ground_truth = scene()
-    samples = sample_rois(proposals, ground_truth, *DRAW, **(ROI | {"iou_negative_low": 0.1}))
+    samples = dataclasses.replace(SAMPLE_ROIS, iou_negative_low=0.1)(proposals, ground_truth, *DRAW)
     assert (samples.labels[0][samples.valid[0]] > 0).all()
 
 
 def crowded_scene(*, slots):
-    """More proposals than are drawn, around three objects; in `slots` ground-truth slots."""
+    """More proposals than samples, around three objects, with `slots` ground-truth slots."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(1, 60, 2, generator=generator) * 80
     proposals = Proposals(
@@ -79,13 +103,13 @@ def crowded_scene(*, slots):
 
 
 def drawn_boxes(proposals, ground_truth, *, seed=5):
-    samples = sample_rois(proposals, ground_truth, torch.arange(300), torch.tensor([seed]), **ROI)
+    samples = SAMPLE_ROIS(proposals, ground_truth, torch.arange(300), torch.tensor([seed]))
     assert samples.valid.all()
     return samples.boxes[0].tolist()
 
 
-def test_regions_are_drawn_whatever_their_slots():
-    """Neither the order of proposals, nor empty slots among them, nor the bucket of the ground truth changes a draw."""
+def test_sampled_regions_do_not_depend_on_their_slots():
+    """The order of proposals, empty slots among them and the bucket of the ground truth do not change the sample."""
     proposals, ground_truth = crowded_scene(slots=8)
     expected = drawn_boxes(proposals, ground_truth)
     order = torch.randperm(60)
@@ -96,16 +120,16 @@ def test_regions_are_drawn_whatever_their_slots():
     assert drawn_boxes(proposals, ground_truth, seed=6) != expected
 
 
-def test_anchors_are_drawn_whatever_the_canvas_and_the_batch():
-    """An image alone and the same image beside a larger one are trained on the same anchors."""
-    detector = small_detector()
+def test_sampled_anchors_do_not_depend_on_the_canvas_or_the_batch():
+    """An image is trained on the same anchors alone and in a batch with a larger image."""
+    rpn = small_detector().rpn
 
     def drawn(batch):
         map_sizes = [(batch.images.shape[2] // stride, batch.images.shape[3] // stride) for stride in (4, 8, 16, 32)]
         map_sizes.append(tuple((side + 1) // 2 for side in map_sizes[-1]))
-        anchors = detector.anchors(map_sizes, tuple(batch.images.shape[2:]))
-        labels = detector.stages.label_anchors(anchors, batch.ground_truth, batch.image_sizes)
-        index, valid = detector.stages.sample_anchors(labels, detector.anchors.positions(map_sizes), batch.seed)
+        anchors = rpn.anchors(map_sizes, tuple(batch.images.shape[2:]))
+        labels = rpn.label_anchors(anchors, batch.ground_truth, batch.image_sizes)
+        index, valid = rpn.sample_anchors(labels, rpn.anchors.positions(map_sizes), batch.seed)
         return anchors[index[0]], labels.label[0, index[0]], valid[0]
 
     both = random_batch(sizes=((96, 128), (160, 224)), objects=(3, 2))
@@ -115,26 +139,17 @@ def test_anchors_are_drawn_whatever_the_canvas_and_the_batch():
         assert torch.equal(mine, other)
 
 
+def canvas_of(size):
+    return Canvas((128, 128), torch.tensor([size]), torch.ones(1))
+
+
 def propose_with(objectness, *, deltas=None, anchors, per_level=None, size=(100, 100), **settings):
-    arguments = {
-        "pre_nms_top_n": 100,
-        "post_nms_top_n": 4,
-        "post_nms_top_n_per_level": None,
-        "nms_threshold": 0.7,
-        "min_box_size": 1.0,
-        "min_box_size_in": "canvas",
-        "score_threshold": 0.0,
-        "skip_padding": True,
-        "max_growth": 62.5,
-        "plus_one": False,
-    }
     objectness = torch.tensor([objectness])
     deltas = torch.zeros(1, len(anchors), 4) if deltas is None else deltas
     anchors = torch.tensor(anchors)
-    return propose(
-        RpnOutput(objectness, deltas), anchors, per_level or [len(anchors)], torch.tensor([size]), torch.ones(1),
-        **(arguments | settings),
-    )  # fmt: skip
+    return dataclasses.replace(PROPOSE, **settings)(
+        RpnOutput(objectness, deltas), anchors, per_level or [len(anchors)], canvas_of(size)
+    )
 
 
 def test_proposals_are_clipped_suppressed_and_sorted():
@@ -159,23 +174,11 @@ def test_pre_nms_top_n_counts_on_each_level():
     assert proposals.boxes[0, :, 0].tolist() == [0, 10, 30, 40]
 
 
-def detect_with(logits, deltas, boxes, **settings):
-    arguments = {
-        "box_weights": (1.0, 1.0, 1.0, 1.0),
-        "score_threshold": 0.05,
-        "nms_threshold": 0.5,
-        "max_detections": 3,
-        "pre_nms_top_n": 100,
-        "min_box_size": 0.01,
-        "max_growth": 62.5,
-        "plus_one": False,
-    }
+def detect_with(logits, deltas, boxes):
     count = len(boxes)
     index, valid = torch.arange(count)[None], torch.ones(1, count, dtype=torch.bool)
     proposals = Proposals(torch.tensor([boxes]), torch.zeros(1, count), index, valid)
-    return detect(
-        torch.tensor([logits]), deltas, proposals, torch.tensor([[100, 100]]), torch.ones(1), **(arguments | settings)
-    )
+    return SELECT(torch.tensor([logits]), deltas, proposals, canvas_of((100, 100)))
 
 
 def test_each_class_has_its_own_box_and_its_own_suppression():
@@ -197,7 +200,7 @@ def test_empty_proposals_and_low_scores_are_not_detected():
 @pytest.mark.parametrize("kind", ALL)
 def test_every_trainable_parameter_receives_a_gradient(kind):
     detector = small_detector(ALL[kind])
-    detector.forward_train(random_batch(objects=(4, 3))).total.backward()
+    total_loss(detector.forward_train(random_batch(objects=(4, 3)))).backward()
     for name, parameter in detector.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -213,24 +216,25 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(kind):
         detector.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=is_enabled):
             losses.append(detector.forward_train(batch))
-        losses[-1].total.backward()
+        total_loss(losses[-1]).backward()
         norms.append(torch.stack([parameter.grad.norm() for parameter in detector.parameters()]))
-    for exact, low in zip(*losses, strict=True):
-        torch.testing.assert_close(low.float(), exact, rtol=0.05, atol=0.01)
+    for name, exact in losses[0].items():
+        torch.testing.assert_close(losses[1][name].float(), exact, rtol=0.05, atol=0.01)
     assert norms[1].isfinite().all()
     torch.testing.assert_close(norms[1].norm(), norms[0].norm(), rtol=0.1, atol=0)
 
 
 def test_a_batch_without_any_object_trains():
     losses = small_detector().forward_train(random_batch(objects=(0, 0)))
-    losses.total.backward()
-    assert all(loss.isfinite() for loss in losses)
-    assert losses.rpn_box == 0 and losses.roi_box == 0 and losses.rpn_class > 0
+    total_loss(losses).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert losses["rpn_box"] == 0 and losses["roi_box"] == 0 and losses["rpn_class"] > 0
 
 
 def test_detections_lie_in_the_image_and_not_in_its_padding():
     detector, batch = small_detector().eval(), random_batch()
-    detector.stages.detect.keywords["score_threshold"] = 0.0
+    select = detector.roi_head.select_detections
+    detector.roi_head.select_detections = dataclasses.replace(select, score_threshold=0.0)
     with torch.no_grad():
         detections = detector.forward_detect(batch.images, batch.image_sizes)
     assert detections.valid.any(dim=1).all()
@@ -242,7 +246,7 @@ def test_detections_lie_in_the_image_and_not_in_its_padding():
 
 
 def test_an_image_gives_the_same_features_alone_and_padded():
-    """Padding is 0 after the normalisation, not black: what lies outside the image looks the same at any size."""
+    """Padding is 0 after normalisation and not black, so it does not depend on the size of the canvas."""
     detector, batch = small_detector().eval(), random_batch()
     normalised = detector.normalise(batch.images, batch.image_sizes)
     assert (normalised[1, :, 96:] == 0).all() and (normalised[1, :, :, 128:] == 0).all()
@@ -259,6 +263,6 @@ def test_an_image_gives_the_same_features_alone_and_padded():
         ({"anchors": {"sizes": [[32.0, 40.0], [64.0], [8.0], [8.0], [8.0]]}}, "same number of sizes"),
     ],
 )
-def test_settings_that_do_not_go_together(change, message):
+def test_contradictory_settings_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         build_detector(ModelConfig.model_validate(FPN | change), num_classes=3, mean=MEAN, std=STD)

@@ -1,4 +1,4 @@
-"""The feature pyramid, against torchvision's."""
+"""The feature pyramid against torchvision's."""
 
 from collections import OrderedDict
 
@@ -40,7 +40,7 @@ def test_equals_torchvision(sizes, norm, extra_level):
         torch.testing.assert_close(ours, other, rtol=0, atol=0)
 
 
-def test_initial_values_are_those_of_torchvision():
+def test_initial_values_equal_those_of_torchvision():
     torch.manual_seed(3)
     neck = FeaturePyramid([8], channels=64, norm="none", init="caffe2_xavier", extra_level=False)
     weight = neck.output[0][0].weight

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.memory import cpu_peak
-from frcnn.model import matching as assignment
+from frcnn.model import matching
 from frcnn.model.matching import match_boxes
 from frcnn.structures import GroundTruth
 
@@ -55,9 +55,9 @@ def test_the_result_is_the_same_for_every_number_of_slots_at_once(monkeypatch, s
     assert all(field.any() for field in whole)
     sizes = set()
     for divisor in (2, 4, 8, 16, 1000):
-        limit = 6000 * slots * assignment.PAIR_BYTES // divisor
-        monkeypatch.setattr(assignment, "MATCH_BYTES", limit)
-        sizes.add(assignment.slots_at_once(6000, slots))
+        limit = 6000 * slots * matching.PAIR_BYTES // divisor
+        monkeypatch.setattr(matching, "MATCH_BYTES", limit)
+        sizes.add(matching.slots_at_once(6000, slots))
         assert all(map(torch.equal, match_boxes(boxes, ground_truth, iou_low_quality=0.1), whole))
     assert 1 in sizes and len(sizes) >= 3 and max(sizes) <= slots // 2
 
@@ -66,9 +66,9 @@ def test_the_memory_stays_within_its_limit(monkeypatch):
     """Beside it lies the result, of which a new version is made for each chunk."""
     boxes, ground_truth = boxes_and_ground_truth(boxes=20000, slots=64)
     result = sum(field.nbytes for field in match_boxes(boxes, ground_truth))
-    whole = 40000 * 64 * assignment.PAIR_BYTES
+    whole = 40000 * 64 * matching.PAIR_BYTES
     assert whole < cpu_peak(lambda: match_boxes(boxes, ground_truth)) < whole + 3 * result
     for chunk in (32, 8, 1):
-        limit = 40000 * chunk * assignment.PAIR_BYTES
-        monkeypatch.setattr(assignment, "MATCH_BYTES", limit)
+        limit = 40000 * chunk * matching.PAIR_BYTES
+        monkeypatch.setattr(matching, "MATCH_BYTES", limit)
         assert cpu_peak(lambda: match_boxes(boxes, ground_truth)) < limit + 3 * result

@@ -1,4 +1,4 @@
-"""Folded and re-laid detectors against the plain one: the same numbers, names and trained parameters."""
+"""Folded detectors in other memory layouts against the plain one: same numbers, names and trained parameters."""
 
 import copy
 import pickle
@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from frcnn.model.speed import folding
 from frcnn.model.speed.folding import find_pairs, fold_all, fold_frozen
 from frcnn.model.speed.placement import copy_for_detection, place_for_training
+from frcnn.structures import total_loss
 from tests.model.detectors import C4, FPN, random_batch, small_detector
 
 CPU = torch.device("cpu")
@@ -21,11 +22,13 @@ MOBILENET = {**FPN, "backbone": {**FPN["backbone"], "name": "mobilenet_v3_large"
              "anchors": {"sizes": [[32.0], [64.0], [128.0], [256.0]]}}  # fmt: skip
 NORMED = {**FPN, "backbone": {**FPN["backbone"], "neck_norm": "batch"},
           "roi": {**FPN["roi"], "head": {"kind": "two_fc", "channels": 64, "convs": 1, "norm": "batch"}}}  # fmt: skip
-KINDS = {"fpn": FPN, "c4": C4, "efficientnet": EFFICIENTNET, "mobilenet": MOBILENET, "normed": NORMED}
+RES5 = {**C4, "rpn": {**C4["rpn"], "post_nms_top_n": {"train": 20, "test": 10}},
+        "roi": {**C4["roi"], "samples_per_image": 4}}  # fmt: skip
+KINDS = {"fpn": FPN, "c4": RES5, "efficientnet": EFFICIENTNET, "mobilenet": MOBILENET, "normed": NORMED}
 
 
 def detector_with_statistics(settings, *, is_frozen):
-    """In float64, with batch norm that does something; frozen or trained."""
+    """A detector in float64 whose batch norm is not the identity; frozen or trained."""
     detector = small_detector(settings)
     generator = torch.Generator().manual_seed(1)
     for module in detector.modules():
@@ -43,13 +46,13 @@ def detector_with_statistics(settings, *, is_frozen):
 
 def losses_and_gradients(detector, batch):
     losses = detector.forward_train(batch)
-    losses.total.backward()
-    return losses, {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    total_loss(losses).backward()
+    return list(losses.values()), {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
 
 
 @pytest.fixture
 def folds(monkeypatch):
-    """Folded kernels as they are made: for each convolution's own, weak references to them."""
+    """Weak references to folded kernels, in order of creation, by the convolution's own kernels."""
     made = defaultdict(list)
     original = folding.scaled
 
@@ -75,7 +78,7 @@ def test_folding_frozen_norms_leaves_losses_gradients_and_names(kind, folds):
     mine, gradients = losses_and_gradients(placed.train(), batch)
     other, expected = losses_and_gradients(plain.train(), batch)
     torch.testing.assert_close(torch.stack(mine), torch.stack(other), atol=1e-10, rtol=1e-10)
-    assert 0 < len(folds) < num_folded, "kernels of large maps and of small ones, both ways"
+    assert 0 < len(folds) < num_folded, "both large maps and small ones occur"
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         assert (gradient - expected[name]).norm() <= 1e-8 * expected[name].norm() + 1e-12, name
@@ -83,11 +86,11 @@ def test_folding_frozen_norms_leaves_losses_gradients_and_names(kind, folds):
 
 def test_folded_kernels_are_not_kept_until_the_backward_pass(folds):
     detector, batch = place_for_training(detector_with_statistics(FPN, is_frozen=True), CPU).train(), random_batch()
-    total = detector.forward_train(batch).total
+    total = total_loss(detector.forward_train(batch))
     assert [len(made) for made in folds.values()] == [1] * len(folds)
     assert not any(made[0]() is not None for made in folds.values())
     total.backward()
-    assert [len(made) for made in folds.values()] == [2] * len(folds), "made again there"
+    assert [len(made) for made in folds.values()] == [2] * len(folds), "computed again in the backward pass"
 
 
 def test_hooks_see_what_a_folded_convolution_keeps():
@@ -100,7 +103,7 @@ def test_hooks_see_what_a_folded_convolution_keeps():
 
 
 @pytest.mark.parametrize("changed", ["weights", "input"])
-def test_what_changes_before_the_backward_pass_is_an_error(changed):
+def test_in_place_changes_before_the_backward_pass_are_errors(changed):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
     for index in (1, 3):
         network[index].requires_grad_(False)
@@ -113,9 +116,9 @@ def test_what_changes_before_the_backward_pass_is_an_error(changed):
         total.backward()
 
 
-def test_norms_that_are_trained_are_left_alone():
+def test_trained_norms_are_not_folded():
     detector = place_for_training(small_detector(), CPU)
-    assert find_pairs(detector.backbone.body), "there are some to be left alone"
+    assert find_pairs(detector.backbone.body), "there are norms that could be folded"
     assert not any(hasattr(module, "norm") for module in detector.modules() if isinstance(module, nn.Conv2d))
 
 
@@ -135,7 +138,7 @@ def test_folding_follows_weights_that_are_loaded_later():
 @pytest.mark.parametrize("is_placed", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_copy_for_detection_finds_the_same(kind, is_placed):
-    """Of a detector as it was built, and of one that is in training with its frozen norms folded."""
+    """For a new detector, and for a detector in training whose frozen norms are folded."""
     plain, batch = detector_with_statistics(KINDS[kind], is_frozen=is_placed).eval(), random_batch()
     source = place_for_training(copy.deepcopy(plain), CPU).train() if is_placed else plain
     before = {name: value.clone() for name, value in source.state_dict().items()}
@@ -147,13 +150,13 @@ def test_the_copy_for_detection_finds_the_same(kind, is_placed):
         found = fast.forward_detect(batch.images, batch.image_sizes)
     assert expected.valid.any()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
-    again = pickle.loads(pickle.dumps(fast.backbone))  # what a spawned process is sent
+    again = pickle.loads(pickle.dumps(fast.backbone))  # as when it is sent to a spawned process
     assert again.state_dict().keys() == fast.backbone.state_dict().keys()
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)  # boxes and scores are float32
 
 
-def test_only_a_norm_that_alone_reads_a_convolution_is_folded():
+def test_a_norm_is_folded_only_if_nothing_else_reads_its_input():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()
@@ -173,7 +176,7 @@ def test_only_a_norm_that_alone_reads_a_convolution_is_folded():
     assert torch.equal(network(x), expected)
 
 
-def test_a_network_that_cannot_be_traced_is_left_as_it_is():
+def test_a_network_that_cannot_be_traced_is_not_changed():
     class Branching(nn.Sequential):
         def forward(self, x):
             return super().forward(x) if x.sum() > 0 else x
@@ -183,7 +186,7 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_is():
     assert type(network[0]) is nn.Conv2d and type(network[1]) is nn.BatchNorm2d
 
 
-def test_a_convolution_that_changes_its_own_weights_is_left_alone():
+def test_a_convolution_that_transforms_its_weights_is_not_folded():
     class Standardised(nn.Conv2d):
         def forward(self, x):
             return nn.functional.conv2d(x, (self.weight - self.weight.mean()) / self.weight.std(), self.bias)
@@ -196,7 +199,7 @@ def test_a_convolution_that_changes_its_own_weights_is_left_alone():
 
 @pytest.mark.parametrize("size", [(16, 16), (96, 128)])
 def test_maps_keep_their_precision_under_autocast(size, folds):
-    """Whether the kernels are changed or the map."""
+    """Covers scaled kernels and scaled maps."""
     network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3, stride=16),
                             nn.BatchNorm2d(64)).eval().requires_grad_(False)  # fmt: skip
     x = torch.randn(1, 3, *size)

@@ -1,4 +1,4 @@
-"""The RPN at sampled anchors against the same head run over whole maps."""
+"""The RPN at sampled anchors against the same head on whole maps."""
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ def gradients(output, sources):
 
 @pytest.mark.parametrize("objectness", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("num_convs", [1, 2, 3])
-def test_sampled_anchors_are_what_the_whole_maps_say_of_them(num_convs, objectness):
-    """Every anchor of every map, so borders, corners and maps smaller than what a position sees are among them."""
+def test_sampled_anchors_equal_those_of_the_whole_maps(num_convs, objectness):
+    """Covers all anchors: borders, corners, and maps smaller than the receptive field of a position."""
     head, features = head_and_maps(num_convs=num_convs, objectness=objectness)
     count = 3 * sum(height * width for height, width in MAPS)
     index = torch.stack([torch.randperm(count) for _ in range(2)])
@@ -41,7 +41,7 @@ def test_sampled_anchors_are_what_the_whole_maps_say_of_them(num_convs, objectne
         torch.testing.assert_close(mine, other, atol=1e-10, rtol=1e-9)
 
 
-def test_an_anchor_drawn_twice_counts_twice():
+def test_an_anchor_sampled_twice_counts_twice():
     head, features = head_and_maps(num_convs=1, objectness="sigmoid")
     once, twice = (head.at(pixel_table(features), torch.full((2, n), 100)) for n in (1, 2))
     sources = [*features, *head.parameters()]
@@ -68,27 +68,27 @@ def test_half_precision_stays_close(dtype):
 
 
 def test_every_layer_of_the_rpn_is_trained_in_half_precision():
-    """Autocast casts weights once for both passes; the one without gradient must not be the first."""
+    """Autocast casts weights once for both passes, so the pass without gradient must not be the first."""
     detector, batch = small_detector(), random_batch()
     gradients = []
     for is_half in (False, True):
         detector.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half):
             losses = detector.forward_train(batch)
-        (losses.rpn_class + losses.rpn_box).backward()
+        (losses["rpn_class"] + losses["rpn_box"]).backward()
         gradients.append([parameter.grad.clone() for parameter in detector.rpn.parameters()])
     for exact, half in zip(*gradients, strict=True):
         assert exact.abs().max() > 0
         assert (half - exact).norm() < 0.1 * exact.norm()
 
 
-def test_sampled_anchors_are_computed_apart_only_where_that_is_cheaper():
-    detector = small_detector()
+def test_sampled_anchors_are_computed_separately_only_if_that_is_cheaper():
+    rpn = small_detector().rpn
     index = torch.zeros(2, 256, dtype=torch.int64)
     large, small = ((torch.zeros(2, 32, size, size),) for size in (40, 8))
-    assert detector._is_sampling_cheaper(large, index)
-    assert not detector._is_sampling_cheaper(small, index)
+    assert rpn.is_sampling_cheaper(large, index)
+    assert not rpn.is_sampling_cheaper(small, index)
     with torch.no_grad():
-        assert not detector._is_sampling_cheaper(large, index)
-    detector.rpn = RpnHead(32, channels=8, num_anchors=1, num_convs=2)
-    assert not detector._is_sampling_cheaper(large, index)
+        assert not rpn.is_sampling_cheaper(large, index)
+    rpn.convs.append(rpn.convs[0])
+    assert not rpn.is_sampling_cheaper(large, index)

@@ -1,4 +1,4 @@
-"""Pretrained weights: where they come from, what fits, and what is said when it does not."""
+"""Pretrained weights: sources, what fits, and the errors if they do not fit."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from frcnn.errors import CheckpointError
-from frcnn.model.backbone.pretrained import load_weights, read_imagenet_weights, read_weights
+from frcnn.model.backbone.pretrained import load_trunk, read_imagenet_weights, read_weights
 from frcnn.model.backbone.trunks import TORCHVISION_TRUNKS
 from tests.model.trunk_checks import build
 
@@ -78,11 +78,11 @@ def test_state_dicts_of_other_programs(saved, resnet18_state, wrapper, prefix):
     assert_holds(head, resnet18_state)
 
 
-def test_what_was_loaded_and_left_is_logged(saved, resnet18_state, caplog):
+def test_loaded_and_skipped_tensors_are_logged(saved, resnet18_state, caplog):
     with caplog.at_level(logging.INFO, logger="frcnn"):
         path = saved(resnet18_state)
         build("resnet18", weights=path, neck="fpn")
-    assert f"backbone weights from {path}: 120 tensors loaded; left out 2: fc.weight, fc.bias" in caplog.text
+    assert f"backbone weights from {path}: 120 tensors loaded; skipped 2: fc.weight, fc.bias" in caplog.text
 
 
 def test_safetensors(tmp_path, resnet18_state):
@@ -108,7 +108,7 @@ def own_checkpoint(backbone, head):
 
 
 def test_own_checkpoint(saved):
-    """From a single-map detector to a pyramid and back: layer4 is once head, once body."""
+    """From a single-map detector to a pyramid and back: layer4 belongs to the head, then to the body."""
     single, res5 = build("resnet18", head="res5")
     pyramid, _ = build("resnet18", weights=saved(own_checkpoint(single, res5)), neck="fpn")
     assert_holds(pyramid.body.layer3, single.body.layer3.state_dict())
@@ -138,15 +138,15 @@ def test_vgg_head_takes_the_first_two_layers_of_the_classifier(caplog):
     state = {"classifier.6.weight": torch.rand(9, 4)}
     for part in (TinyVgg("body"), TinyVgg("head")):
         state |= part.state_dict()
-    load_weights(state, body=body, head=head, source="here")
+    load_trunk(state, body=body, head=head, source="here")
     assert_holds(body, state)
     assert_holds(head, state)
     before = {key: value.clone() for key, value in head.state_dict().items()}
-    load_weights(TinyVgg("body").state_dict(), body=body, head=head, source="features alone")
+    load_trunk(TinyVgg("body").state_dict(), body=body, head=head, source="features alone")
     assert "features alone has no fc6 and fc7" in caplog.text
     assert_holds(head, before)
     with pytest.raises(CheckpointError, match=r"1 of 6 tensors are missing: classifier\.3\.bias"):
-        load_weights(
+        load_trunk(
             {key: value for key, value in state.items() if key != "classifier.3.bias"},
             body=body,
             head=head,
@@ -176,7 +176,7 @@ def test_lite0_with_its_real_weights(shared_path):
 
 @pytest.mark.parametrize("name", ["convnext_atto", "regnety_002", "vit_tiny_patch16_224"])
 def test_plain_timm_state_dicts(saved, name):
-    """timm's own wrapper renames stages.0 to stages_0; a file of the whole network loads all the same."""
+    """timm's wrapper renames stages.0 to stages_0; a file of the whole network loads nevertheless."""
     timm = pytest.importorskip("timm")
     network = timm.create_model(name)
     backbone, _ = build(f"timm/{name}", weights=saved(network.state_dict()))
@@ -218,7 +218,7 @@ def test_imagenet_without_a_network(hub, monkeypatch):
 
 def test_imagenet_with_a_broken_file_in_the_cache(hub):
     (hub / IMAGENET_FILES["resnet18"]).write_bytes(b"half a file")
-    with pytest.raises(CheckpointError, match="a broken file there must be deleted"):
+    with pytest.raises(CheckpointError, match="delete a broken file there"):
         build("resnet18", weights="imagenet")
 
 
@@ -265,13 +265,13 @@ def test_broken_file(saved, tmp_path, content, suffix):
 
 
 def test_pickled_model(saved):
-    with pytest.raises(CheckpointError, match=r"must be saved as its state_dict\(\) first"):
+    with pytest.raises(CheckpointError, match=r"save its state_dict|Save the model"):
         build("resnet18", weights=saved(nn.Conv2d(3, 4, 1)))
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], torch.zeros(3)], ids=["empty", "no", "list", "tensor"])
 def test_file_without_a_state_dict(saved, content):
-    with pytest.raises(CheckpointError, match="holds no tensors"):
+    with pytest.raises(CheckpointError, match="contains no tensors"):
         build("resnet18", weights=saved(content))
 
 
@@ -283,7 +283,7 @@ def test_weights_of_another_network(saved, resnet18_state):
 def test_weights_of_a_wider_network(saved, resnet18_state):
     message = (
         r"tensors are missing: layer1\.0\.conv3\.weight, .*"
-        r"have another shape: layer1\.0\.conv1\.weight is \(64, 64, 3, 3\) where \(64, 64, 1, 1\) is needed"
+        r"are mis-shaped: layer1\.0\.conv1\.weight is \(64, 64, 3, 3\), expected \(64, 64, 1, 1\)"
     )
     with pytest.raises(CheckpointError, match=message):
         build("resnet50", weights=saved(resnet18_state))
@@ -294,5 +294,5 @@ def test_a_single_missing_tensor_and_nothing_is_copied(resnet18_state):
     before = {key: value.clone() for key, value in backbone.body.state_dict().items()}
     state = {key: value for key, value in resnet18_state.items() if key != "layer2.1.conv2.weight"}
     with pytest.raises(CheckpointError, match=r"1 of 90 tensors are missing: layer2\.1\.conv2\.weight"):
-        load_weights(state, body=backbone.body, head=None, source="x")
+        load_trunk(state, body=backbone.body, head=None, source="x")
     assert_holds(backbone.body, before)

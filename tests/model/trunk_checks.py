@@ -1,4 +1,4 @@
-"""What every backbone must hold, whichever network it is cut from."""
+"""Checks of every backbone, whatever its network."""
 
 import math
 
@@ -21,12 +21,12 @@ SETTINGS = {
 
 
 def build(name, **settings):
-    """build_backbone with defaults that suit tests."""
+    """`build_backbone` with defaults for tests."""
     return build_backbone(name=name, **{**SETTINGS, **settings})
 
 
 def assert_maps_as_declared(backbone):
-    """Strides, channels and sizes, on canvases of multiples of 32 that are none of 64 too."""
+    """Check strides, channels and sizes, on canvases whose sides are multiples of 32 but not all of 64."""
     backbone.eval()
     for height, width in ((64, 96), (96, 160)):
         with torch.no_grad():
@@ -39,7 +39,7 @@ def assert_maps_as_declared(backbone):
 
 
 def assert_trains_but_for_frozen(backbone, *, frozen):
-    """One backward pass gives every parameter a gradient but those named in `frozen`; their statistics stay."""
+    """Check that all parameters but those in `frozen` get a gradient, and that frozen statistics do not change."""
     backbone.train()
     parameters = dict(backbone.named_parameters())
     assert {name for name, parameter in parameters.items() if not parameter.requires_grad} == frozen

@@ -1,4 +1,4 @@
-"""Boxes that are hard for NMS, and what torchvision keeps of them; as a program it tries Triton's interpreter."""
+"""Hard cases for NMS, compared with torchvision. Run as a program, it tests Triton's interpreter."""
 
 import torch
 import torchvision
@@ -15,7 +15,7 @@ CASES = [
 
 
 def hard_boxes(count):
-    """Overlapping ones on a grid, so that many IoUs are equal, some twice, some without area; ties; empty slots."""
+    """Overlapping boxes on a grid with equal IoUs, duplicates, boxes without area, tied scores and empty slots."""
     corner = torch.randint(0, 60, (count, 2)).float()
     size = torch.randint(0, 5, (count, 2)).float() * 10
     boxes = torch.cat([corner, corner + size], dim=1)
@@ -27,7 +27,7 @@ def hard_boxes(count):
 
 
 def kept_by_torchvision(boxes, scores, groups, *, threshold, k, k_per_group):
-    """Position of the kept boxes, best first, by torchvision's CPU kernel run on each group."""
+    """Positions of the kept boxes, best first, by torchvision's CPU kernel on each group."""
     kept = []
     for group in groups.unique():
         members = torch.nonzero((groups == group) & (scores > -torch.inf)).squeeze(1)

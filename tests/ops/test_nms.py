@@ -1,4 +1,4 @@
-"""NMS keeps on every device what torchvision's CPU kernel keeps, ties and rounding at the threshold included."""
+"""NMS equals torchvision's CPU kernel on every device, including ties and rounding at the threshold."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def by_operator(boxes, scores, groups, *, threshold, k, k_per_group):
 
 
 @pytest.mark.parametrize("block", [8, 256])
-def test_equals_torchvision_whatever_the_block(monkeypatch, block):
+def test_equals_torchvision_with_any_block_size(monkeypatch, block):
     monkeypatch.setattr(module, "BLOCK", block)
     check(by_operator)
 
@@ -35,7 +35,7 @@ def test_float64_equals_torchvision():
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 1 / 3, 0.0, 1.0])
-def test_a_float32_number_is_above_the_threshold_where_it_is_above_the_one_below(threshold):
+def test_float32_below_does_not_change_comparisons(threshold):
     below = float32_below(threshold)
     near = torch.tensor([threshold], dtype=torch.float32)
     for number in (near, torch.nextafter(near, near + 1), torch.nextafter(near, near - 1)):
@@ -43,22 +43,22 @@ def test_a_float32_number_is_above_the_threshold_where_it_is_above_the_one_below
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-def test_an_iou_equal_to_the_threshold_is_judged_as_torchvision_does(threshold):
+def test_an_iou_equal_to_the_threshold_is_treated_as_in_torchvision(threshold):
     boxes = torch.tensor([[0.0, 0, 10, 1], [0, 0, round(threshold * 10), 1]])
     scores = torch.tensor([2.0, 1.0])
     index, valid = nms(boxes[None], scores[None], iou_threshold=threshold, k=2)
     assert index[valid].tolist() == torchvision.ops.nms(boxes, scores, threshold).tolist()
 
 
-def test_nan_is_no_score():
+def test_nan_is_an_empty_slot():
     boxes = torch.arange(6)[:, None] * 20 + torch.tensor([0.0, 0, 10, 10])
     scores = torch.tensor([0.9, torch.nan, 0.5, 0.4, -torch.inf, 0.3])
     index, valid = nms(boxes[None], scores[None], iou_threshold=0.5, k=6)
     assert index[valid].tolist() == [0, 2, 3, 5]
 
 
-def test_the_shift_that_keeps_groups_apart_on_a_gpu_without_triton():
-    """torchvision's one call for all groups, run on the CPU."""
+def test_groups_are_shifted_apart_on_a_gpu_without_triton():
+    """The single call of torchvision's NMS for all groups, on the CPU."""
 
     def batched(boxes, scores, groups, *, threshold, k, k_per_group):
         index, valid = torch.zeros((len(boxes), k), dtype=torch.int64), torch.zeros((len(boxes), k), dtype=torch.bool)
@@ -74,7 +74,7 @@ def test_the_shift_that_keeps_groups_apart_on_a_gpu_without_triton():
 
 @needs_triton
 def test_the_triton_kernel_in_its_interpreter_equals_torchvision():
-    """In a process of its own: the variable is read when Triton is imported."""
+    """In a separate process, because Triton reads the variable on import."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.ops.nms_cases"],
         env={**os.environ, "TRITON_INTERPRET": "1"},
@@ -88,7 +88,7 @@ def test_the_triton_kernel_in_its_interpreter_equals_torchvision():
 @needs_triton
 @pytest.mark.slow
 def test_the_triton_kernel_compiles_to_exact_arithmetic():
-    """For a GPU that need not be there: IEEE division, and no product and sum in one rounding."""
+    """Compile for a GPU that need not exist: IEEE division, and no fused multiply-add."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -175,7 +175,7 @@ def test_on_a_gpu_equals_torchvision_on_a_cpu():
 @pytest.mark.gpu
 @needs_gpu
 @needs_triton
-def test_a_large_batch_on_a_gpu_equals_the_cpu_and_nobody_waits():
+def test_a_large_batch_on_a_gpu_equals_the_cpu_without_host_sync():
     torch.manual_seed(0)
     corner = torch.rand(16, 12000, 2) * torch.tensor([1000.0, 600.0])
     boxes = torch.cat([corner, corner + 16 + torch.rand(16, 12000, 2) * 200], dim=2)

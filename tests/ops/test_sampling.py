@@ -14,7 +14,7 @@ SEEDS = {
 
 
 def keys(label, seed=7):
-    """Keys for labels (B, N), the images seeded from `seed` on."""
+    """Keys for labels (B, N); the images have the seeds `seed`, `seed` + 1, ..."""
     return random_keys(torch.arange(seed, seed + len(label)), torch.arange(label.shape[1]), purpose=1)
 
 
@@ -28,13 +28,13 @@ def test_keys_are_a_function_of_seed_position_and_purpose_alone():
 
 
 def test_keys_never_change():
-    """A run that is resumed under a later version of this package has to draw the same."""
+    """A run that is resumed with a later version of this package must draw the same samples."""
     found = random_keys(torch.tensor([0, 2**40 + 1]), torch.tensor([0, 1, 2**35]), purpose=1)
     assert found.tolist() == [[3405691463, 4273516306, 4068988070], [1118039283, 1893500945, 333816892]]
 
 
 def test_keys_are_those_of_a_scalar_hash():
-    """The tensors do what whole numbers of any size do: no product leaves int64."""
+    """Tensors and Python integers give the same keys, so no product overflows int64."""
 
     def mix(x):
         x = ((x ^ (x >> 16)) * 0x21F0AAAD) % 2**32
@@ -54,7 +54,7 @@ def test_keys_are_those_of_a_scalar_hash():
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("stride", [1, 3, 2**16])
 def test_keys_look_random(seeds, stride):
-    """Uniform, and unrelated between neighbouring positions, neighbouring images, and the two purposes."""
+    """Keys are uniform, and uncorrelated between neighbouring positions, neighbouring images and purposes."""
     position = torch.arange(500) * stride
     key = random_keys(SEEDS[seeds], position, purpose=1).double() / 2**32
     other = random_keys(SEEDS[seeds], position, purpose=2).double() / 2**32
@@ -70,7 +70,7 @@ def test_keys_look_random(seeds, stride):
     assert (key.mean(dim=1) - 0.5).abs().max() < 5 * (1 / 12 / 500) ** 0.5, "the mean of each image"
 
 
-def test_quota_of_positives_filled_up_with_negatives_without_repetition():
+def test_positives_up_to_the_quota_then_negatives_without_repetition():
     label = torch.full((3, 1000), -1)
     label[0, :300], label[0, 300:800] = 1, 0  # more positives than the quota
     label[1, :10], label[1, 10:800] = 1, 0  # fewer
@@ -106,7 +106,7 @@ def test_too_few_negatives_do_not_raise_the_quota():
 
 
 @pytest.mark.parametrize(("fraction", "positives"), [(0.0, 0), (1.0, 8)])
-def test_none_and_nothing_but_positives(fraction, positives):
+def test_no_positives_and_only_positives(fraction, positives):
     label = torch.tensor([[1, 0] * 10])
     index, valid = sample_balanced(label, keys(label), num_samples=8, positive_fraction=fraction)
     assert valid.all() and label.gather(1, index).sum() == positives
@@ -120,8 +120,8 @@ def test_fewer_candidates_than_slots():
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_every_candidate_is_drawn_equally_often(seeds):
-    """Each alone, each pair within an image, and each again in the next image."""
+def test_every_candidate_is_sampled_equally_often(seeds):
+    """Single candidates, pairs within an image, and the same candidate in the next image."""
     label = torch.cat([torch.ones(2000, 8), torch.zeros(2000, 12)], dim=1)
     key = random_keys(SEEDS[seeds], torch.arange(20), purpose=1)
     index, valid = sample_balanced(label, key, num_samples=8, positive_fraction=0.25)
@@ -137,7 +137,7 @@ def test_every_candidate_is_drawn_equally_often(seeds):
 
 
 @pytest.mark.parametrize("make", [lambda f: torch.compile(f, backend="eager", fullgraph=True), lambda f: f])
-def test_draws_are_one_graph_and_never_look_at_the_data(make):
+def test_sampling_is_one_graph_without_host_sync(make):
     def draw(label, seed):
         key = random_keys(seed, torch.arange(label.shape[1]), purpose=1)
         return sample_balanced(label, key, num_samples=8, positive_fraction=0.5)
@@ -153,7 +153,7 @@ def test_draws_are_one_graph_and_never_look_at_the_data(make):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_draws_are_the_same_on_a_gpu():
+def test_samples_are_the_same_on_a_gpu():
     generator = torch.Generator().manual_seed(2)
     label = torch.randint(-1, 2, (4, 10000), generator=generator)
     seed, position = torch.randint(2**63 - 1, (4,), generator=generator), torch.arange(10000)

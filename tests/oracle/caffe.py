@@ -1,4 +1,4 @@
-"""py-faster-rcnn's arithmetic, written down from its description in plain numpy loops.
+"""The arithmetic of py-faster-rcnn, implemented from its description in numpy loops.
 
 Boxes are whole pixels, 0-based and inclusive: [x1, y1, x2, y2] covers x2 - x1 + 1 columns.
 """
@@ -26,7 +26,7 @@ def anchors_of_a_map(cell, height, width, stride):
 
 
 def decode(boxes, deltas):
-    """The far corner is not moved back by the 1 that the width has too much."""
+    """The far corner is not moved back by the 1 that was added to the width."""
     found = []
     for (x1, y1, x2, y2), (dx, dy, dw, dh) in zip(boxes, deltas, strict=True):
         width, height = x2 - x1 + 1, y2 - y1 + 1
@@ -96,7 +96,7 @@ def propose(anchors, deltas, scores, *, size, scale, pre_nms, post_nms, threshol
 
 
 def detect(rois, scores, deltas, *, scale, size, score_threshold, threshold):
-    """For each class (N, K) the boxes of the original image that survive, as rows of box, score, label."""
+    """Detections of all classes in the original image, as rows of box, score, label; scores are (N, K)."""
     boxes = rois / scale
     found = []
     for label in range(scores.shape[1]):

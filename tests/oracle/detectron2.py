@@ -1,4 +1,4 @@
-"""Detectron2's R50 detectors as plain functions of a state dict with its own names, from its documented formulas.
+"""Detectron2's R50 detectors as functions of a state dict with its names, from the documented formulas.
 
 Boxes are continuous, anchors centred on corners of positions, background is the last class. One image at a time.
 """
@@ -23,7 +23,7 @@ def conv_norm(state, name, x, *, stride=1, padding=0, dilation=1):
 
 
 def res_stage(state, prefix, stage, x, *, stride, dilation=1):
-    """The first 1x1 convolution strides, as in the networks of MSRA."""
+    """The stride is in the first 1x1 convolution, as in the networks of MSRA."""
     for block in range(BLOCKS[stage - 2]):
         name = f"{prefix}res{stage}.{block}"
         step = stride if block == 0 else 1
@@ -35,7 +35,7 @@ def res_stage(state, prefix, stage, x, *, stride, dilation=1):
 
 
 def features_of(state, image, kind):
-    """BGR image 0..255, zero-padded after the mean is taken off -> maps, fine to coarse."""
+    """BGR image 0..255, padded with 0 after the mean is subtracted -> maps, fine to coarse."""
     prefix = "backbone.bottom_up." if kind == "fpn" else "backbone."
     x = F.relu(conv_norm(state, f"{prefix}stem.conv1", image, stride=2, padding=3))
     x = F.max_pool2d(x, 3, stride=2, padding=1)
@@ -142,7 +142,7 @@ def head_of(state, maps, boxes, kind):
 
 
 def detections_of(logits, deltas, boxes, size):
-    """Boxes, scores and classes from 0 on, of the 100 best; without those that have no area."""
+    """Boxes, scores and 0-based classes of the 100 best detections with area."""
     scores = logits.softmax(dim=1)[:, :-1]
     decoded = clip(apply_deltas(deltas, boxes[:, None].expand_as(deltas), (10, 10, 5, 5)), *size)
     region, label = torch.nonzero(scores > 0.05, as_tuple=True)
@@ -153,7 +153,7 @@ def detections_of(logits, deltas, boxes, size):
 
 
 def rpn_losses(logits, deltas, anchors, labels, matched, *, batch):
-    """Of one batch: sums over sampled anchors (label 1 or 0; -1 is not sampled), divided by 256 an image."""
+    """Losses of a batch: sums over sampled anchors (label 1 or 0; -1 for not sampled), divided by 256 per image."""
     sampled, positive = labels >= 0, labels == 1
     class_loss = F.binary_cross_entropy_with_logits(logits[sampled], labels[sampled].to(logits.dtype), reduction="sum")
     box_loss = (deltas[positive] - deltas_to(anchors[positive], matched[positive], (1, 1, 1, 1))).abs().sum()
@@ -161,7 +161,7 @@ def rpn_losses(logits, deltas, anchors, labels, matched, *, batch):
 
 
 def roi_losses(logits, deltas, boxes, labels, matched):
-    """Of the sampled regions; labels from 0 on, background is the last."""
+    """Losses of the sampled regions; labels are 0-based, background is the last one."""
     foreground = torch.nonzero(labels < deltas.shape[1]).squeeze(1)
     own = deltas[foreground, labels[foreground]]
     target = deltas_to(boxes[foreground], matched[foreground], (10, 10, 5, 5))

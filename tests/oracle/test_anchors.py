@@ -31,8 +31,8 @@ def test_single_map_anchors_equal_torchvision():
     assert torch.equal(ours([(20, 22)], (320, 352)), expected)
 
 
-def test_strides_of_the_level_are_exact_where_the_canvas_is_no_multiple():
-    """800 // 13 is 61, and 64 is the distance of P6's positions."""
+def test_strides_of_the_level_are_exact_if_the_canvas_is_not_a_multiple():
+    """800 // 13 is 61, but positions of P6 are 64 pixels apart."""
     ours = AnchorGenerator(sizes=[[512]], ratios=[1.0], strides=(64,))
     anchors = ours([(13, 13)], (800, 800))
     assert anchors[1, 0] - anchors[0, 0] == 64
@@ -45,7 +45,7 @@ def test_cell_anchors_keep_area_and_ratio():
     torch.testing.assert_close(size[:, 1] / size[:, 0], torch.tensor([0.5, 0.5, 1.0, 1.0, 2.0, 2.0]))
 
 
-def test_every_level_needs_sizes_and_equally_many():
+def test_every_level_needs_the_same_number_of_sizes():
     with pytest.raises(ValueError, match="levels"):
         AnchorGenerator(sizes=[[1.0]], ratios=RATIOS, strides=(4, 8))
     with pytest.raises(ValueError, match="same number"):

@@ -1,20 +1,22 @@
-"""The paper's own arithmetic (`plus_one`, rounded anchors) against an independent writing of it in whole pixels.
+"""The original arithmetic (`plus_one`, rounded anchors) against an independent implementation in whole pixels.
 
 Ours are continuous edges: the whole pixels x1..x2 are the box [x1, x2 + 1].
 """
+
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
 from frcnn.model.detector import FasterRCNN
-from frcnn.model.roi.detection import detect
-from frcnn.model.roi.heads import RoiPooling
+from frcnn.model.roi.detection import DetectionSelector
+from frcnn.model.roi.pooling import RoiPooling
 from frcnn.model.rpn.anchors import AnchorGenerator, cell_anchors
-from frcnn.model.rpn.head import propose
+from frcnn.model.rpn.proposals import ProposalSelector
 from frcnn.ops import boxes as box_ops
 from frcnn.ops.roi_pooling import roi_pool
-from frcnn.structures import GroundTruth, Proposals, RpnOutput
+from frcnn.structures import Canvas, GroundTruth, Proposals, RpnOutput
 from tests.oracle import caffe
 
 SIZES, RATIOS = (128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
@@ -28,7 +30,7 @@ MATLAB = [
     [-35, -79, 52, 96],
     [-79, -167, 96, 184],
     [-167, -343, 184, 360],
-]  # of the first position, as its authors publish them: 1-based and inclusive
+]  # of the first position, as published by the authors: 1-based and inclusive
 
 
 def edges(whole_pixels):
@@ -61,8 +63,8 @@ def test_anchors_of_a_map_and_what_each_choice_changes():
     )
 
 
-def test_the_arithmetic_of_whole_pixels_is_that_of_their_edges():
-    """IoU and encoding with + 1 on whole pixels are ours on edges; only decoding differs."""
+def test_arithmetic_of_whole_pixels_equals_that_of_their_edges():
+    """IoU and encoding with + 1 on whole pixels equal ours on edges; only decoding differs."""
     generator = np.random.default_rng(0)
     corner = generator.integers(0, 200, (50, 2))
     boxes = np.concatenate([corner, corner + generator.integers(0, 90, (50, 2))], axis=1)
@@ -84,29 +86,25 @@ def rpn_output():
     return whole, output
 
 
-SETTINGS = {
-    "pre_nms_top_n": 10_000,
-    "post_nms_top_n": 60,
-    "post_nms_top_n_per_level": None,
-    "nms_threshold": 0.7,
-    "min_box_size": 16.0,
-    "min_box_size_in": "original",
-    "score_threshold": 0.0,
-    "skip_padding": False,
-    "max_growth": None,
-    "plus_one": True,
-}
+PROPOSE = ProposalSelector(
+    pre_nms_top_n=10_000,
+    post_nms_top_n=60,
+    post_nms_top_n_per_level=None,
+    nms_threshold=0.7,
+    min_box_size=16.0,
+    min_box_size_in="original",
+    score_threshold=0.0,
+    skip_padding=False,
+    max_growth=None,
+    plus_one=True,
+)
 
 
 def proposals_of(rpn_output, **changes):
     whole, output = rpn_output
+    propose = dataclasses.replace(PROPOSE, **changes)
     found = propose(
-        output,
-        edges(whole),
-        [len(whole)],
-        torch.tensor([[90, 140]]),
-        torch.tensor([1.6]),
-        **(SETTINGS | changes),
+        output, edges(whole), [len(whole)], Canvas((96, 160), torch.tensor([[90, 140]]), torch.tensor([1.6]))
     )
     return found.boxes[0][found.valid[0]]
 
@@ -146,19 +144,19 @@ def test_detections_equal_those_decoded_in_the_original_image():
     deltas = torch.randn(1, 40, 3, 4, generator=generator)
     index, valid = torch.arange(40)[None], torch.ones(1, 40, dtype=torch.bool)
     proposals = Proposals(edges(whole)[None], torch.zeros(1, 40), index, valid)
-    canvas = torch.tensor([[160, 240]])
-    settings = {
-        "box_weights": (10.0, 10.0, 5.0, 5.0),
-        "score_threshold": 0.05,
-        "nms_threshold": 0.3,
-        "max_detections": 100,
-        "pre_nms_top_n": 1000,
-        "min_box_size": 0.0,
-        "max_growth": None,
-    }
-    scales = torch.tensor([scale])
-    ours = detect(logits, deltas, proposals, canvas, scales, **settings, plus_one=True)
-    original = box_ops.to_original(ours.boxes, canvas, torch.tensor([size]))[0][ours.valid[0]]
+    canvas = Canvas((160, 256), torch.tensor([[160, 240]]), torch.tensor([scale]))
+    select = DetectionSelector(
+        box_weights=(10.0, 10.0, 5.0, 5.0),
+        score_threshold=0.05,
+        nms_threshold=0.3,
+        max_detections=100,
+        pre_nms_top_n=1000,
+        min_box_size=0.0,
+        max_growth=None,
+        plus_one=True,
+    )
+    ours = select(logits, deltas, proposals, canvas)
+    original = box_ops.to_original(ours.boxes, canvas.image_sizes, torch.tensor([size]))[0][ours.valid[0]]
     expected = caffe.detect(
         whole,
         logits[0].softmax(dim=1)[:, 1:].numpy(),
@@ -171,12 +169,12 @@ def test_detections_equal_those_decoded_in_the_original_image():
     assert len(expected) == len(original) > 20
     torch.testing.assert_close(original, edges(expected[:, :4]), atol=1e-3, rtol=0)
     assert ours.labels[0][ours.valid[0]].tolist() == expected[:, 5].tolist()
-    plain = detect(logits, deltas, proposals, canvas, scales, **settings, plus_one=False)
+    plain = dataclasses.replace(select, plus_one=False)(logits, deltas, proposals, canvas)
     assert not torch.allclose(plain.boxes[0][:5], ours.boxes[0][:5], atol=1e-2)
 
 
 def test_ground_truth_spans_whole_pixels_of_the_canvas():
-    """The pixels 10..29 resized by 1.6 are 16..46.4 in the Caffe code, so [16, 47.4] as edges; plainly [16, 48]."""
+    """The pixels 10..29 resized by 1.6 are 16..46.4 in the Caffe code, so [16, 47.4] as edges; otherwise [16, 48]."""
     detector = FasterRCNN.__new__(FasterRCNN)
     torch.nn.Module.__init__(detector)
     boxes = torch.tensor([[[10.0, 10, 30, 30]]]) * 1.6
@@ -188,7 +186,7 @@ def test_ground_truth_spans_whole_pixels_of_the_canvas():
     assert torch.equal(detector._ground_truth(ground_truth, torch.tensor([1.6])).boxes, boxes)
 
 
-def test_roi_pool_against_bins_worked_out_by_hand():
+def test_roi_pool_against_bins_computed_by_hand():
     """A region of pixels 24..103 x 8..55 at stride 16: columns round(1.5)=2 to round(6.44)=6, rows 1 to 3.
 
     Five columns in 2 bins: floor(0)..ceil(2.5) = 0..3 and floor(2.5)..ceil(5) = 2..5, so columns 2-4 and 4-6; three
@@ -202,7 +200,7 @@ def test_roi_pool_against_bins_worked_out_by_hand():
     boxes = edges([[24, 8, 103, 55]])[None]
     pooled = pooling([feature], boxes)
     assert pooled[0, 0].tolist() == [[2 * 10 + 4, 2 * 10 + 6], [3 * 10 + 4, 3 * 10 + 6]]
-    pooling.plus_one = False  # the edge 104 / 16 = 6.5 rounds to column 7
+    pooling = dataclasses.replace(pooling, plus_one=False)  # the edge 104 / 16 = 6.5 rounds to column 7
     assert pooling([feature], boxes)[0, 0].tolist() == [[2 * 10 + 4, 2 * 10 + 7], [4 * 10 + 4, 4 * 10 + 7]]
 
 

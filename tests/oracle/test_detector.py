@@ -1,6 +1,6 @@
-"""Whole detectors against torchvision's with the same weights: v1, v2, MobileNetV3 and its form for 320 pixels.
+"""Whole detectors against torchvision's with the same weights: v1, v2, MobileNetV3 and MobileNetV3 for 320 pixels.
 
-On photographs where they are there, and everywhere on small drawn images.
+The images are small drawings, and photographs if they are available.
 """
 
 import copy
@@ -15,8 +15,8 @@ from frcnn.convert.from_torchvision import convert
 from frcnn.data.formats.shapes import ShapesDataset
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
-from frcnn.model import matching as assignment
 from frcnn.model.detector import FasterRCNN
+from frcnn.ops import sampling
 from frcnn.structures import Batch, GroundTruth
 from tests.oracle import torchvision_models
 from tests.oracle.torchvision_models import MEAN, NAMES, STD, FirstInOrder, our_detector, random_model
@@ -59,7 +59,10 @@ def pad(images):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("dtype", "pixels", "score"), [(torch.float32, 1e-3, 1e-5), (torch.float64, 1e-5, 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "pixels", "score"),
+    [(torch.float32, 1e-3, 1e-5), pytest.param(torch.float64, 1e-5, 1e-6, marks=pytest.mark.heavy)],
+)
 def test_detections_equal_torchvision_one_by_one_and_as_a_padded_batch(name, theirs, images, dtype, pixels, score):
     theirs = copy.deepcopy(theirs).to(dtype)
     ours = our_detector(name, theirs, num_classes=NUM_CLASSES, dtype=dtype).eval()
@@ -74,7 +77,7 @@ def test_detections_equal_torchvision_one_by_one_and_as_a_padded_batch(name, the
 
 
 def assert_same_up_to_ties(found, image, expected, *, pixels, score):
-    """Equal lists, except that neighbours whose scores agree to `score` may stand in either order."""
+    """Check that the lists are equal; detections whose scores agree to `score` may be in any order."""
     valid = found.valid[image]
     assert valid.sum() == len(expected["boxes"])
     boxes, scores, labels = found.boxes[image][valid], found.scores[image][valid], found.labels[image][valid]
@@ -97,15 +100,15 @@ def test_pixels_are_normalised_as_torchvision_does(images):
 
 @pytest.fixture
 def first_in_order(monkeypatch):
-    """The keys of our draws fall with the position, so that the first in order are drawn."""
+    """Keys of the sampler that fall with the position, so that the first candidates are sampled."""
 
     def fall(seed, position, *, purpose):
         return torch.arange(position.shape[-1], 0, -1).expand(len(seed), -1)
 
-    monkeypatch.setattr(assignment, "random_keys", fall)
+    monkeypatch.setattr(sampling, "random_keys", fall)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.heavy)])
 def test_losses_and_gradients_equal_torchvision_on_the_same_samples(name, theirs, images, dtype, first_in_order):
     images = images[:2]
     theirs = copy.deepcopy(theirs).to(dtype).train()
@@ -120,7 +123,7 @@ def test_losses_and_gradients_equal_torchvision_on_the_same_samples(name, theirs
     torch.manual_seed(0)
     targets = [random_targets(image.shape, count, dtype) for image, count in zip(images, (4, 7), strict=True)]
 
-    mine = ours.forward_train(batch_with(images, targets, dtype))
+    mine = list(ours.forward_train(batch_with(images, targets, dtype)).values())
     other = torchvision_models.losses(theirs, images, targets, dtype)
     for one, two in zip(mine, other, strict=True):
         assert one > 0
@@ -132,7 +135,7 @@ def test_losses_and_gradients_equal_torchvision_on_the_same_samples(name, theirs
     expected = convert(expected, None, file_name="").state
     found = {key: parameter.grad for key, parameter in ours.named_parameters() if parameter.grad is not None}
     assert found.keys() == expected.keys() and len(found) > 30
-    tolerance = 1e-4 if dtype == torch.float64 else 0.05  # in float32 a rounding may turn a ReLU or a hard swish
+    tolerance = 1e-4 if dtype == torch.float64 else 0.05  # in float32 rounding may switch a ReLU or a hard swish
     for key, gradient in found.items():
         error = (gradient - expected[key]).norm() / expected[key].norm().clamp(min=1e-8)
         assert error < tolerance, (key, float(error))

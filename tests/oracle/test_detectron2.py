@@ -1,7 +1,6 @@
-"""R50-FPN, C4 and DC5 with Detectron2's numbers against an independent writing of its formulas.
+"""R50-FPN, C4 and DC5 with Detectron2's numbers against an independent implementation of its formulas.
 
-A random state dict with Detectron2's names goes through the converter into ours, and as it is into the functions of
-`tests.oracle.detectron2`.
+A random state dict with Detectron2's names is converted to ours, and used unchanged by `tests.oracle.detectron2`.
 """
 
 from pathlib import Path
@@ -14,7 +13,7 @@ from frcnn.convert.from_detectron2 import convert
 from frcnn.data.formats.shapes import ShapesDataset
 from frcnn.data.problems import ErrorPolicy
 from frcnn.model.build_detector import build_detector
-from frcnn.model.losses.losses import roi_losses, rpn_losses
+from frcnn.model.losses.losses import RoiLoss, RpnLoss
 from frcnn.ops.roi_pooling import assign_levels
 from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
 from tests.convert import peers
@@ -27,7 +26,7 @@ FEWER = ("model.rpn.post_nms_top_n.test=40", "data.train.format=shapes", "data.v
 
 
 def random_state(kind):
-    """Convolutions and layers that keep the size of what passes, and statistics of batch norm around 0 and 1."""
+    """Layers that keep the scale of activations, and statistics of batch norm around 0 and 1."""
     generator = torch.Generator().manual_seed(5)
     state = {}
     for name, shape in peers.detectron2(kind, num_classes=NUM_CLASSES).items():
@@ -77,7 +76,7 @@ def image():
 def test_detections_equal_its_formulas(kind, state, ours, image):
     pixels = (image.flip(0).float() - detectron2.MEAN)[None].double()
     maps = detectron2.features_of(state, pixels / 58, kind)  # see below
-    ours.std = torch.full_like(ours.std, 58.0)  # random layers do better with pixels of unit size, on both sides
+    ours.std = torch.full_like(ours.std, 58.0)  # both detectors work better with random layers if pixels have unit size
     features = ours.backbone(ours.normalise(image[None], torch.tensor([SIZE])))
     for mine, other in zip(features, maps, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-6)
@@ -99,7 +98,7 @@ def test_detections_equal_its_formulas(kind, state, ours, image):
 
 
 def test_rpn_losses_are_divided_by_256_an_image():
-    """Also where fewer anchors were sampled; and the boxes' is plain L1."""
+    """Also if fewer anchors were sampled. The box loss is L1."""
     torch.manual_seed(0)
     anchors = torch.rand(300, 2).repeat(1, 2) * 100 + torch.tensor([0.0, 0, 30, 40])
     objects = torch.tensor([[[5.0, 5, 60, 70], [40, 30, 90, 120]]] * 2)
@@ -107,7 +106,6 @@ def test_rpn_losses_are_divided_by_256_an_image():
     matched = torch.randint(0, 2, (2, 300))
     output = RpnOutput(torch.randn(2, 300), torch.randn(2, 300, 4))
     index = torch.arange(300).expand(2, -1)
-    settings = {"smooth_l1_beta": 0.0, "normaliser": "constant"}
     expected = detectron2.rpn_losses(
         output.objectness.flatten(),
         output.deltas.flatten(0, 1),
@@ -116,18 +114,18 @@ def test_rpn_losses_are_divided_by_256_an_image():
         torch.cat([objects[image][matched[image]] for image in range(2)]),
         batch=2,
     )
-    # 256 slots an image, of which those that were not sampled are empty.
+    # 256 slots per image; slots are empty if fewer anchors were sampled.
     order = (labels >= 0).int().sort(dim=1, descending=True, stable=True).indices[:, :256]
     valid = labels.gather(1, order) >= 0
     assert valid.sum() == (labels >= 0).sum() < 512
     given = AnchorLabels(labels, matched)
     index = index.gather(1, order)
-    ours = rpn_losses(output.at(index), anchors, given, objects, index, valid, **settings)
-    torch.testing.assert_close(torch.stack(ours), torch.stack(expected))
-    other = rpn_losses(
-        output.at(index), anchors, given, objects, index, valid, smooth_l1_beta=0.0, normaliser="sampled"
+    constant, sampled = (
+        RpnLoss(smooth_l1_beta=0.0, normaliser=normaliser)(output.at(index), anchors, given, objects, index, valid)
+        for normaliser in ("constant", "sampled")
     )
-    assert not torch.allclose(other[0], expected[0])
+    torch.testing.assert_close(torch.stack([*constant.values()]), torch.stack(expected))
+    assert not torch.allclose(sampled["rpn_class"], expected[0])
 
 
 def test_roi_losses_equal_its_formulas():
@@ -137,7 +135,8 @@ def test_roi_losses_equal_its_formulas():
     labels = torch.randint(0, 6, (64,))  # 0 is background
     logits, deltas = torch.randn(64, 6), torch.randn(64, 5, 4)
     samples = RoiSamples(boxes[None], labels[None], objects[None], torch.ones(1, 64, dtype=torch.bool))
-    ours = roi_losses(logits[None], deltas[None], samples, box_weights=(10.0, 10.0, 5.0, 5.0), smooth_l1_beta=0.0)
+    loss = RoiLoss(box_weights=(10.0, 10.0, 5.0, 5.0), smooth_l1_beta=0.0)
+    ours = [*loss(logits[None], deltas[None], samples).values()]
     expected = detectron2.roi_losses(logits.roll(-1, 1), deltas, boxes, (labels - 1) % 6, objects)
     torch.testing.assert_close(torch.stack(ours), torch.stack(expected))
 
@@ -151,9 +150,10 @@ def test_roi_losses_equal_its_formulas():
     ],
 )
 def test_level_of_a_region_just_below_a_power_of_two(below, levels):
-    """The level is 4 + log2(0.5 (1 - below)) = 3 - below / ln 2: torchvision's 1e-6 lifts 6.9e-7 over the edge.
+    """The level is 4 + log2(0.5 (1 - below)) = 3 - below / ln 2. It is rounded up to 3 if `below` is small enough.
 
-    mmdetection's 2.5e-7 in the quotient lifts 5e-7, Detectron2's 1e-8 lifts 2e-8.
+    The limit is 6.9e-7 with torchvision's 1e-6, 5e-7 with mmdetection's 2.5e-7 in the quotient, and 2e-8 with
+    Detectron2's 1e-8.
     """
     side = 112 * (1 - below)
     box = torch.tensor([[0.0, 0.0, side, side]], dtype=torch.float64)

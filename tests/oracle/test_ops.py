@@ -22,7 +22,7 @@ def random_boxes(count, *, extent=300.0, smallest=1.0):
 
 
 def hard_boxes(count):
-    """Random boxes with some that are empty, tiny, wholly outside, partly outside, or the whole canvas."""
+    """Random boxes; some are empty, tiny, outside, partly outside, or the whole canvas."""
     boxes = random_boxes(count)
     special = [[10, 10, 10, 10], [5, 5, 5.1, 5.1], [900, 900, 950, 950], [-40, -40, -10, -10], [-20, -20, 60, 60]]
     boxes[: len(special) + 1] = torch.tensor([*special, [0, 0, 352, 320]])
@@ -87,7 +87,7 @@ def test_nms_equals_torchvision_in_every_image_and_group(threshold):
         assert valid[image].sum() == len(expected)
 
 
-def test_nms_without_any_box():
+def test_nms_without_boxes():
     index, valid = nms(torch.zeros(2, 5, 4), torch.full((2, 5), -torch.inf), iou_threshold=0.5, k=3)
     assert index.tolist() == [[0] * 3] * 2 and not valid.any()
 
@@ -101,7 +101,7 @@ def as_rois(boxes, batch=2):
 
 
 def align(features, rois, level, *, sampling_ratio, **settings):
-    """RoIAlign with a fixed number of samples, or the adaptive one for 0."""
+    """RoIAlign with a fixed number of samples, or adaptive RoIAlign for 0."""
     if sampling_ratio == 0:
         return roi_align_adaptive(features, rois, level, **settings)
     return roi_align(pixel_table(features), rois, level, sampling_ratio=sampling_ratio, **settings)
@@ -143,8 +143,8 @@ def test_roi_align_on_a_pyramid_equals_torchvision(sampling_ratio):
         torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-5)
 
 
-def test_maps_that_are_not_pooled_from_change_nothing():
-    """RoIAlign shares a table with the RPN, which has one level more. Many channels: the gradient comes in parts."""
+def test_maps_that_are_not_pooled_from_have_no_effect():
+    """RoIAlign shares a table with the RPN, which has one more level. Many channels: copied in parts."""
     features = [torch.randn(2, PART + 24, 160 // s, 192 // s, requires_grad=True) for s in (8, 16, 32)]
     boxes = random_boxes(40, extent=160)
     rois, level = as_rois(boxes), assign_levels(boxes, strides=(8, 16))
@@ -203,8 +203,8 @@ def test_roi_align_compiles_alone_for_maps_of_any_size():
             torch.testing.assert_close(mine, other)
 
 
-def test_roi_align_keeps_little_for_its_backward_pass():
-    """Neither the table nor the 16 rows and weights of each bin."""
+def test_roi_align_saves_little_for_its_backward_pass():
+    """It saves neither the table nor the 16 rows and weights of each bin."""
     rois, kept = as_rois(random_boxes(100)), []
     table = pixel_table(pyramid())
 
@@ -220,7 +220,7 @@ def test_roi_align_keeps_little_for_its_backward_pass():
 
 
 def test_roi_align_on_more_pixels_than_float32_can_count():
-    feature = torch.rand(4, 1, 2001, 3001)  # of odd area: the first pixel of image 3 is none of float32's integers
+    feature = torch.rand(4, 1, 2001, 3001)  # odd area: float32 cannot represent the row of the first pixel of image 3
     rois = as_rois(random_boxes(20, extent=2000), batch=4)
     level = torch.zeros(20, dtype=torch.int64)
     ours = align([feature], rois, level, strides=(1,), size=7, sampling_ratio=2, aligned=True)
@@ -228,7 +228,7 @@ def test_roi_align_on_more_pixels_than_float32_can_count():
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 
-def test_roi_pool_in_bfloat16_is_that_of_float32():
+def test_roi_pool_in_bfloat16_equals_float32():
     feature, rois = torch.randn(1, 4, 20, 22).bfloat16(), as_rois(random_boxes(10), batch=1)
     level = torch.zeros(10, dtype=torch.int64)
     low = roi_pool([feature], rois, level, strides=(16,), size=7)
@@ -247,7 +247,7 @@ def test_roi_align_in_bfloat16_computes_in_float32():
     assert torch.equal(low, exact.bfloat16())
 
 
-def test_to_original_undoes_the_resize_of_each_axis():
+def test_to_original_inverts_the_resize_of_each_axis():
     boxes = torch.tensor([[[10.0, 20.0, 30.0, 400.0]]])
     original = box_ops.to_original(boxes, torch.tensor([[300, 200]]), torch.tensor([[600, 100]]))
     assert original.tolist() == [[[5.0, 40.0, 15.0, 600.0]]]  # clipped to the height of 600

@@ -1,4 +1,4 @@
-"""torchvision's detectors with random weights, and ours with the same, through the converter."""
+"""torchvision's detectors with random weights, and ours with the same weights, through the converter."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ UNUSED_DATA = ("data.train.format=shapes", "data.val.format=shapes")
 
 
 def random_model(name, images, *, num_classes, seed=3):
-    """Their detector with every parameter and statistic drawn anew, in evaluation mode.
+    """Their detector with random parameters and statistics, in evaluation mode.
 
     Activations of a trained network have about unit size; those of random weights grow from layer to layer until every
     score is 0 or 1 and nothing can be told from the detections. So statistics of the backbone's batch norm are drawn
@@ -46,14 +46,14 @@ def random_model(name, images, *, num_classes, seed=3):
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.7, 1.3)
             nn.init.normal_(module.bias, std=0.1)
-            module.momentum = None  # the next pass in training mode stores its statistics as they are
+            module.momentum = None  # the next pass in training mode replaces the statistics
             module.reset_running_stats()
         elif isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.05)
     for key, parameter in model.named_parameters():
-        if key.endswith("bn3.weight"):  # the sum of the residuals grows otherwise
+        if key.endswith("bn3.weight"):  # otherwise the sum of the residuals grows
             nn.init.uniform_(parameter, 0.2, 0.4)
     with torch.no_grad():
         model.backbone.train()(batch_of(model, images, torch.float32).tensors)
@@ -78,7 +78,7 @@ def smallest_proposal(name):
 
 
 def _scale_outputs(model, images, spread):
-    """Give the outputs of some layers on `images` these standard deviations, by dividing the layers' weights."""
+    """Scale the weights of some layers, so that their outputs on `images` have these standard deviations."""
 
     def rescale(module, inputs, output):
         if module not in done:
@@ -98,7 +98,7 @@ def _scale_outputs(model, images, spread):
 
 
 def our_detector(name, theirs, *, num_classes, dtype=torch.float32, **overrides):
-    """Our detector of the base config that carries the same name, with their weights."""
+    """Our detector of the base config with the same name, with their weights."""
     smallest = f"model.rpn.min_box_size={smallest_proposal(name)}"
     changes = (
         *UNUSED_DATA,
@@ -119,7 +119,7 @@ def our_detector(name, theirs, *, num_classes, dtype=torch.float32, **overrides)
 
 
 def batch_of(model, images, dtype):
-    """Their normalised and padded batch; the resize is done already.
+    """Their normalised and padded batch, without a resize.
 
     Normalised on the scale 0..255, as ours: on theirs, 0..1, the result differs by a rounding, which random layers
     make large.
@@ -132,7 +132,7 @@ def batch_of(model, images, dtype):
 
 @torch.no_grad()
 def detections(model, images, dtype=torch.float32):
-    """Their network from the padded batch on."""
+    """Their network, from the padded batch to the detections."""
     batch = batch_of(model, images, dtype)
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)
@@ -140,7 +140,7 @@ def detections(model, images, dtype=torch.float32):
 
 
 def losses(model, images, targets, dtype):
-    """Their four losses, in training mode, in our order."""
+    """Their losses in training mode, in our order."""
     batch = batch_of(model, images, dtype)
     features = model.backbone(batch.tensors)
     proposals, rpn = model.rpn(batch, features, targets)
@@ -149,7 +149,7 @@ def losses(model, images, targets, dtype):
 
 
 class FirstInOrder:
-    """Stands in for torchvision's random sampler: the first positives and the first negatives."""
+    """Replaces torchvision's random sampler; takes the first positives and the first negatives."""
 
     def __init__(self, count, fraction):
         self.count, self.fraction = count, fraction

@@ -58,7 +58,7 @@ def test_nothing_is_copied_to_the_device(kind):
         with Transfers() as transfers:
             losses = detector.forward_train(batch)
             detections = detector.eval().forward_detect(batch.images, batch.image_sizes, batch.original_sizes)
-    assert losses.total.device.type == detections.boxes.device.type == "cuda"
+    assert losses["roi_box"].device.type == detections.boxes.device.type == "cuda"
     assert transfers.lines == set()
 
 

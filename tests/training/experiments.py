@@ -1,4 +1,4 @@
-"""Trainings small enough for tests: shapes of 128 pixels, three stages of ResNet-18, few channels and regions."""
+"""Training runs small enough for tests: shapes of 128 pixels, three stages of ResNet-18, few channels and regions."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from frcnn.training.build_experiment import Experiment, build_experiment
 from frcnn.training.distributed import World
 from frcnn.training.run_folder import RunFolder, prepare_folder
 from frcnn.training.state import Progress
-from frcnn.training.trainer import train
+from frcnn.training.trainer import train_experiment
 
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def tiny_settings(*, data: dict[str, Any] | None = None, **train_settings: Any) -> dict[str, Any]:
-    """Eight images in batches of two: four steps an epoch."""
+    """Eight images in batches of two: four steps per epoch."""
     source = {"format": "shapes", "height": 128, "width": 128}
     return {
         "data": {
@@ -64,11 +64,11 @@ def tiny_experiment(*, world: World = WORLD, **settings: Any) -> Experiment:
 
 
 class Killed(BaseException):
-    """As a kill: nothing catches it, nothing is tidied up."""
+    """Like a kill: no handler catches it, nothing is cleaned up."""
 
 
 def run(path: Path, *, world: World = WORLD, kill_at: int | None = None, **settings: Any) -> Progress:
-    """A new run, ended by `Killed` right after step `kill_at`."""
+    """Start a new run; raise `Killed` after step `kill_at`."""
 
     def on_step(step: int) -> None:
         if step == kill_at:
@@ -77,7 +77,7 @@ def run(path: Path, *, world: World = WORLD, kill_at: int | None = None, **setti
     folder = RunFolder(path)
     if world.is_main:
         prepare_folder(folder, overwrite=False)
-    return train(tiny_experiment(world=world, **settings), folder, on_step=on_step)
+    return train_experiment(tiny_experiment(world=world, **settings), folder, on_step=on_step)
 
 
 def resume(path: Path, *, world: World = WORLD, kill_at: int | None = None, **settings: Any) -> Progress:
@@ -87,7 +87,7 @@ def resume(path: Path, *, world: World = WORLD, kill_at: int | None = None, **se
 
     folder = RunFolder(path)
     experiment = build_experiment(tiny_config(**settings), world, pretrained=True)
-    return train(experiment, folder, resumed=load_checkpoint(folder.last), on_step=on_step)
+    return train_experiment(experiment, folder, resumed=load_checkpoint(folder.last), on_step=on_step)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -95,7 +95,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def differing(left: Path, right: Path) -> list[str]:
-    """Names of the tensors in which two runs differ by a single bit."""
+    """Names of the tensors that differ between two runs, by at least one bit."""
     first, second = weights(left), weights(right)
     assert first.keys() == second.keys()
     return [name for name, value in first.items() if not torch.equal(value, second[name])]

@@ -1,4 +1,4 @@
-"""Two processes that form a world, as torchrun would start them."""
+"""Several processes in one process group, as torchrun starts them."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import torch
 
 
 def spawn_ranks(function: Callable[..., None], *arguments: Any, ranks: int = 2) -> None:
-    """Call `function(rank, *arguments)` in each of some new processes; an error in one is raised here."""
+    """Call `function(rank, *arguments)` in new processes; raise an error of any of them here."""
     torch.multiprocessing.spawn(start_rank, args=(ranks, free_port(), function, arguments), nprocs=ranks)
 
 

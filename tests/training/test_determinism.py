@@ -1,4 +1,4 @@
-"""What a training does follows from its config alone: not from workers, ranks or the parts of a batch."""
+"""A training run depends on its config only: not on workers, ranks or the parts of a batch."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from frcnn.config import parse_config
 from frcnn.errors import ConfigError
-from frcnn.model.losses.losses import roi_losses, rpn_losses
+from frcnn.model.losses.losses import RoiLoss, RpnLoss
 from frcnn.structures import AnchorLabels, RoiSamples, RpnOutput
 from frcnn.training.batches import train_loader
 from frcnn.training.build_experiment import build_experiment
@@ -21,9 +21,9 @@ from tests.training.ranks import spawn_ranks
 
 STEPS = 20
 FULL = {"rpn_samples": 64, "roi_samples": 16}
-"""Samples an image that are always reached, so that all images count alike."""
+"""Samples per image that are always available, so that all images have the same count."""
 PARTIAL = {"rpn_samples": 4000, "roi_samples": 200}
-"""More than there is to sample, so that each image has a count of its own."""
+"""More samples than available, so that each image has its own count."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,21 +36,21 @@ def as_before():
 def train_steps(
     world: World, *, accumulate: int = 1, steps: int = STEPS, rpn_samples: int, roi_samples: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Losses (steps, 4) of the global batch of 4 images, and the weights at the end; images of one size, no dropout."""
+    """Losses (steps, 4) of the global batch of 4 images and the final weights; images of one size, no dropout."""
     sizes = {"short_side": 64, "jitter": {"brightness": 0.2}}
     settings = tiny_settings(data=sizes, batch_size=4, accumulate=accumulate, steps=steps, lr=0.005)
-    # Batch norm sees the whole batch at once; statistics that are fixed see each image alone.
+    # Trainable batch norm uses the whole batch; fixed statistics do not.
     settings["model"]["backbone"]["norm"] = "frozen_bn"
     settings["model"]["rpn"]["samples_per_image"] = rpn_samples
     settings["model"]["roi"]["samples_per_image"] = roi_samples
     experiment = build_experiment(parse_config(settings, source="test"), world, pretrained=False)
-    torch.manual_seed(world.rank)  # whatever is drawn from the global state differs between the ranks
-    # In float32 rounding soon decides a close case of NMS otherwise, and trainings part slowly: docs/determinism.md.
+    torch.manual_seed(world.rank)  # draws from the global state differ between the ranks
+    # In float32, rounding soon changes a close decision of NMS, and runs diverge slowly: docs/determinism.md.
     experiment.model.double()
     model = prepared(experiment).train()
     batches = iter(train_loader(experiment, start_step=0))
     losses = [
-        torch.stack(train_step(model, batches, experiment, lr=experiment.lr(step), clock=Clock())[0])
+        torch.stack([*train_step(model, batches, experiment, lr=experiment.lr(step), clock=Clock())[0].values()])
         for step in range(steps)
     ]
     return mean_over_ranks(torch.stack(losses).detach(), world), experiment.model.state_dict()
@@ -60,7 +60,7 @@ def train_on_ranks(rank: int, folder: Path, cases: dict[str, dict[str, int]]) ->
     with join_world("cpu") as world:
         count = torch.tensor(3 * rank)
         assert mean_count(count, world) == 1.5
-        with torch.no_grad():  # ranks evaluate different numbers of batches: nobody waits for anybody
+        with torch.no_grad():  # ranks evaluate different numbers of batches; no rank waits
             assert all(mean_count(count, world) == count for _ in range(2 - rank))
         for name, case in cases.items():
             result = train_steps(world, **case)
@@ -69,15 +69,16 @@ def train_on_ranks(rank: int, folder: Path, cases: dict[str, dict[str, int]]) ->
 
 
 def difference(result: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, dict[str, Tensor]]) -> dict[str, float]:
-    """The largest differences: of a loss as a share of it, of a tensor of weights as a share of its norm."""
+    """The largest differences: of a loss relative to the loss, of a weight tensor relative to its norm."""
     losses = ((result[0] - other[0]).abs() / other[0].abs()).max()
     floats = {name: value for name, value in other[1].items() if value.is_floating_point()}
     weights = max((result[1][name] - value).norm() / value.norm().clamp(min=1e-3) for name, value in floats.items())
     return {"losses": float(losses), "weights": float(weights)}
 
 
+@pytest.mark.heavy
 def test_ranks_and_parts_train_as_one_process(tmp_path):
-    """20 steps on 4 images in one process, on two ranks and in two parts: equal but for the order of additions.
+    """20 steps on 4 images in one process, on two ranks and in two parts: equal except for the order of additions.
 
     Where the images' counts differ, ranks need each other's to be equal to one process.
     """
@@ -94,7 +95,7 @@ def test_ranks_and_parts_train_as_one_process(tmp_path):
 
 
 def test_parts_with_different_counts_are_close(tmp_path):
-    """A part is divided by its own counts, as those of later parts are not known yet: close, and no more."""
+    """Each part is divided by its own counts, because those of later parts are unknown. The results are only close."""
     whole = train_steps(WORLD, steps=1, **PARTIAL)
     parts = train_steps(WORLD, steps=1, accumulate=2, **PARTIAL)
     losses = difference(parts, whole)["losses"]
@@ -102,7 +103,7 @@ def test_parts_with_different_counts_are_close(tmp_path):
 
 
 def rpn_case(num_images: int):
-    """Random RPN outputs of which each image has another number of samples."""
+    """Random RPN outputs; each image has another number of samples."""
     generator = torch.Generator().manual_seed(3)
     corner = torch.rand(40, 2, generator=generator) * 50
     anchors = torch.cat([corner, corner + 20], dim=1)
@@ -116,16 +117,13 @@ def rpn_case(num_images: int):
     return anchors, [*output, label, torch.zeros_like(label, dtype=torch.int64), gt_boxes, index, valid]
 
 
-def test_losses_divided_by_the_mean_count_average_to_those_of_the_whole_batch():
+def test_losses_divided_by_the_mean_count_average_to_the_whole_batch():
     anchors, tensors = rpn_case(4)
 
     def rpn(objectness, deltas, label, matched, gt_boxes, index, valid, **count):
         sampled, labels = RpnOutput(objectness, deltas).at(index), AnchorLabels(label, matched)
-        return torch.stack(
-            rpn_losses(
-                sampled, anchors, labels, gt_boxes, index, valid, smooth_l1_beta=1, normaliser="sampled", **count
-            )
-        )
+        loss = RpnLoss(smooth_l1_beta=1, normaliser="sampled", **count)
+        return torch.stack([*loss(sampled, anchors, labels, gt_boxes, index, valid).values()])
 
     generator = torch.Generator().manual_seed(4)
     corner = torch.rand(4, 6, 2, generator=generator) * 50
@@ -140,10 +138,8 @@ def test_losses_divided_by_the_mean_count_average_to_those_of_the_whole_batch():
     ]
 
     def roi(class_logits, deltas, *samples, **count):
-        samples = RoiSamples(*samples)
-        return torch.stack(
-            roi_losses(class_logits, deltas, samples, box_weights=(1, 1, 1, 1), smooth_l1_beta=1, **count)
-        )
+        loss = RoiLoss(box_weights=(1, 1, 1, 1), smooth_l1_beta=1, **count)
+        return torch.stack([*loss(class_logits, deltas, RoiSamples(*samples)).values()])
 
     for losses, arguments in ((rpn, tensors), (roi, regions)):
         valid = arguments[-1]
@@ -157,7 +153,7 @@ def test_losses_divided_by_the_mean_count_average_to_those_of_the_whole_batch():
         assert losses(*nothing).tolist() == [0, 0]
 
 
-def test_workers_leave_no_trace_in_a_deterministic_training(tmp_path):
+def test_workers_do_not_change_a_deterministic_run(tmp_path):
     settings = {"deterministic": True, "steps": 3, "num_logged_images": 0}
     run(tmp_path / "alone", data={"workers": 0}, **settings)
     assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
@@ -169,7 +165,7 @@ def test_workers_leave_no_trace_in_a_deterministic_training(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", [{}, {"sampling_ratio": 0}, {"kind": "roi_pool"}])
-def test_four_workers_leave_no_trace_whatever_the_pooling(tmp_path, monkeypatch, pooling):
+def test_four_workers_do_not_change_a_run_with_any_pooling(tmp_path, monkeypatch, pooling):
     from tests.training import experiments
 
     def with_pooling(**settings):
@@ -184,18 +180,18 @@ def test_four_workers_leave_no_trace_whatever_the_pooling(tmp_path, monkeypatch,
     assert differing(tmp_path / "alone", tmp_path / "helped") == []
 
 
-def test_what_has_no_deterministic_form_is_refused():
+def test_nondeterministic_settings_are_refused():
     from frcnn.training.determinism import check_deterministic
 
     settings = tiny_settings(deterministic=True)
     settings["model"]["roi"]["pooling"] = {"kind": "roi_pool"}
     config = parse_config(settings, source="test")
     check_deterministic(config, torch.device("cpu"))
-    with pytest.raises(ConfigError, match=r"train.deterministic: .*roi_pool adds in any order on cuda"):
+    with pytest.raises(ConfigError, match=r"train.deterministic: .*roi_pool is not deterministic on cuda"):
         check_deterministic(config, torch.device("cuda"))
 
 
-def test_a_refusal_of_pytorch_is_explained():
+def test_an_error_of_pytorch_is_explained():
     torch.use_deterministic_algorithms(True)
     with (
         pytest.raises(

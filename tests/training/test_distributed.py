@@ -8,7 +8,7 @@ from frcnn.training.distributed import World, broadcast, done_by_main, gather, j
 from tests.training.ranks import spawn_ranks
 
 
-def test_a_world_of_one_talks_to_nobody():
+def test_a_single_process_does_not_communicate():
     with join_world("cpu") as world:
         assert world == World(rank=0, size=1, device=torch.device("cpu"))
         assert gather("a", world) == ["a"]
@@ -17,7 +17,7 @@ def test_a_world_of_one_talks_to_nobody():
 
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
-def test_a_device_that_is_not_there_is_named(name):
+def test_a_missing_device(name):
     with pytest.raises(ConfigError, match=f"train.device.*{name}"):
         own_device(name)
 
@@ -51,7 +51,7 @@ def fail_on_main(rank: int, folder) -> None:
             (folder / str(rank)).write_text(repr(error))
 
 
-def test_a_users_error_on_rank_0_ends_all_and_is_told_once(tmp_path):
+def test_a_user_error_on_rank_0_ends_all_ranks_with_one_message(tmp_path):
     spawn_ranks(fail_on_main, tmp_path)
     assert (tmp_path / "0").read_text() == "ConfigError('already holds a run')"
     assert (tmp_path / "1").read_text() == "SystemExit(2)"

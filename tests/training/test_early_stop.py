@@ -1,4 +1,4 @@
-"""Ends that come before the length."""
+"""Early stopping."""
 
 import json
 
@@ -8,25 +8,24 @@ import torch
 from frcnn.errors import ConfigError
 from frcnn.files.checkpoint import load_checkpoint
 from frcnn.training.distributed import join_world
-from frcnn.training.early_stop import Standstill
 from frcnn.training.run_folder import RunFolder
-from frcnn.training.state import check_same_config
+from frcnn.training.state import Progress, check_same_config
 from frcnn.training.validation_loss import validation_losses
 from tests.training.experiments import Killed, resume, run, tiny_config, tiny_experiment
 from tests.training.ranks import spawn_ranks
 
 STILL = {"steps": 9, "eval_every": 1, "checkpoint_every": 1, "num_logged_images": 0, "log_every": 1}
 SOON = {"patience": 2, "min_delta": 0.5}
-"""No evaluation of the few steps is that much better than the first: the third is the last."""
+"""No evaluation is that much better than the first, so the third evaluation is the last."""
 
 
-def test_many_small_rises_count_once_they_add_up():
-    state = Standstill()
+def test_small_improvements_count_once_they_add_up():
+    progress = Progress()
     counts = []
     for metric in (-float("inf"), 0.1, 0.104, 0.108, 0.112, 0.11, 0.111):
-        state = state.after(metric, min_delta=0.01)
-        counts.append(state.evaluations)
-    assert counts == [0, 0, 1, 2, 0, 1, 2] and state.reference == 0.112
+        progress.count_evaluation(metric, min_delta=0.01)
+        counts.append(progress.standstill_evaluations)
+    assert counts == [0, 0, 1, 2, 0, 1, 2] and progress.standstill_reference == 0.112
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def stopped(tmp_path_factory):
     return path, run(path, early_stop=SOON, **STILL)
 
 
-def test_a_run_that_stands_still_ends_early_and_whole(stopped):
+def test_a_run_without_improvement_ends_early_and_complete(stopped):
     path, progress = stopped
     assert progress.step == progress.evaluated_step == 3
     entries = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -44,12 +43,12 @@ def test_a_run_that_stands_still_ends_early_and_whole(stopped):
     assert report["coco"]["AP"] == pytest.approx(progress.best_metric)
 
 
-def test_more_patience_goes_on_where_it_stopped(stopped, tmp_path, capsys):
+def test_more_patience_continues_the_run(stopped, tmp_path, capsys):
     path = tmp_path / "run"
     with pytest.raises(Killed):
         run(path, early_stop=SOON, kill_at=2, **STILL)
     assert resume(path, early_stop=SOON, **STILL) == stopped[1]
-    assert "stopped early at step 3 of 9: AP has not risen by more than 0.5 above" in capsys.readouterr().out
+    assert "stopped early at step 3 of 9: AP has not improved by more than 0.5 over" in capsys.readouterr().out
     assert resume(path, early_stop=SOON | {"patience": 3}, **STILL).step == 4
     now, then = tiny_config(early_stop=SOON | {"patience": 3}), tiny_config()
     check_same_config(now, then, source=path)

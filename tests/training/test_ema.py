@@ -1,4 +1,4 @@
-"""Averaged weights: the rule, and what a run does with them. The same runs carry the validation loss along."""
+"""Averaged weights: the formula, and their use in a run. The same runs test the validation loss."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from frcnn.errors import ConfigError
 from frcnn.files.checkpoint import load_checkpoint, weights_to_use
 from frcnn.inference.predictor import load
 from frcnn.training.ema import WeightAverage, decay_after
-from frcnn.training.init_from import load_weights
+from frcnn.training.init_from import initialize_from
 from tests.training.experiments import Killed, differing, resume, run, tiny_config, tiny_experiment, tiny_settings
 
 PLAIN = {"steps": 6, "eval_every": 3, "checkpoint_every": 3, "num_logged_images": 0}
@@ -29,7 +29,7 @@ class Small(nn.Module):
         return self.norm(self.frozen(values))
 
 
-def test_the_average_is_that_of_its_formula():
+def test_the_average_follows_its_formula():
     torch.manual_seed(0)
     model = Small()
     average = WeightAverage(model, decay=0.5)  # type: ignore[arg-type]
@@ -51,25 +51,25 @@ def test_the_average_is_that_of_its_formula():
     assert not average.model.training and model.training
 
 
-def test_the_decay_grows_to_what_was_asked_for():
+def test_the_decay_grows_to_its_setting():
     decays = [decay_after(step, decay=0.999) for step in range(0, 20_000)]
     assert decays[:2] == [0, 0] and decays == sorted(decays) and decays[-1] == 0.999
 
 
 @pytest.mark.parametrize("decay", [0, 1, -0.1, "much"])
-def test_a_decay_lies_between_0_and_1(decay):
+def test_a_decay_must_be_between_0_and_1(decay):
     with pytest.raises(ConfigError, match=r"train\.ema_decay"):
         tiny_config(ema_decay=decay)
 
 
 def settings_with_loss(**settings):
-    """A config with eval.loss on; `run` takes the keys of `train` alone."""
+    """A config with eval.loss; `run` takes only keys of `train`."""
     return parse_config(tiny_settings(**settings) | {"eval": {"loss": True}}, source="test")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """`plain`; `whole`, with averages, validation losses and early stopping on; `killed`, the same but for kills."""
+    """`plain`; `whole`, with averages, validation losses and early stopping; `killed`, the same with kills."""
     folder = tmp_path_factory.mktemp("runs")
     run(folder / "plain", **PLAIN)
     with pytest.MonkeyPatch.context() as patch:
@@ -90,12 +90,12 @@ def evaluations(path):
     return [line for line in lines if "eval/AP" in line]
 
 
-def test_averages_losses_and_patience_leave_no_trace_in_the_weights(runs):
+def test_averages_losses_and_patience_do_not_change_the_weights(runs):
     assert differing(runs / "plain", runs / "whole") == []
     assert "ema" not in checkpoint(runs, "plain") and not checkpoint(runs, "plain", "best")["is_averaged"]
 
 
-def test_averages_and_losses_resume_to_the_bit(runs):
+def test_averages_and_losses_resume_bit_identically(runs):
     assert differing(runs / "whole", runs / "killed") == []
     whole, killed = checkpoint(runs, "whole"), checkpoint(runs, "killed")
     assert whole["ema"].keys() == whole["model"].keys()
@@ -114,7 +114,7 @@ def test_validation_losses_are_logged(runs):
     assert not any("loss" in key for entry in evaluations(runs / "plain") for key in entry)
 
 
-def test_what_is_evaluated_and_kept_as_the_best_is_the_average(runs, tmp_path):
+def test_the_average_is_evaluated_and_saved_as_the_best(runs, tmp_path):
     last, best = checkpoint(runs, "whole"), checkpoint(runs, "whole", "best")
     name = "rpn.convs.0.weight"
     assert not torch.equal(last["ema"][name], last["model"][name])
@@ -127,13 +127,13 @@ def test_what_is_evaluated_and_kept_as_the_best_is_the_average(runs, tmp_path):
     predictor = load(path, device="cpu")
     assert torch.equal(predictor.model.state_dict()[name], last["ema"][name])
     model = tiny_experiment().model
-    load_weights(model, path, class_names=last["class_names"])
+    initialize_from(model, path, class_names=last["class_names"])
     assert torch.equal(model.state_dict()[name], last["ema"][name])
 
 
-def test_a_run_that_is_initialised_averages_from_those_weights(tmp_path):
+def test_the_average_starts_from_the_initialized_weights(tmp_path):
     from frcnn.training.run_folder import RunFolder, prepare_folder
-    from frcnn.training.trainer import train
+    from frcnn.training.trainer import train_experiment
 
     experiment = tiny_experiment(ema_decay=0.9, steps=1, num_logged_images=0)
     with torch.no_grad():
@@ -144,6 +144,6 @@ def test_a_run_that_is_initialised_averages_from_those_weights(tmp_path):
         def stop(step):
             raise Killed
 
-        train(experiment, RunFolder(tmp_path), on_step=stop)
+        train_experiment(experiment, RunFolder(tmp_path), on_step=stop)
     kept = load_checkpoint(RunFolder(tmp_path).last)
     assert all(torch.equal(value, kept["ema"][name]) for name, value in kept["model"].items())

@@ -13,8 +13,11 @@ from frcnn.training.run_folder import RunFolder, prepare_folder
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 
 
+NAMES = ("rpn_class", "rpn_box", "roi_class", "roi_box")
+
+
 def make_losses(*values: float) -> Losses:
-    return Losses(*torch.tensor(values, dtype=torch.float32))
+    return dict(zip(NAMES, torch.tensor(values, dtype=torch.float32), strict=True))
 
 
 def make_meter() -> LossMeter:
@@ -32,13 +35,21 @@ def test_means_are_over_the_steps_since_the_last_reading():
     assert meter.read(WORLD) == pytest.approx(expected)
 
 
-def test_without_a_step_there_is_no_mean():
+def test_the_mean_without_steps_is_nan():
     assert all(map(math.isnan, make_meter().read(WORLD).values()))
+
+
+def test_a_loss_of_any_name_is_averaged_and_added_to_the_total():
+    meter = make_meter()
+    meter.add(make_losses(1, 1, 1, 1) | {"mask": torch.tensor(2.0)})
+    assert meter.read(WORLD) == dict.fromkeys(NAMES, 1.0) | {"mask": 2.0, "loss": 6.0}
+    meter.add(make_losses(1, 1, 1, 1) | {"mask": torch.tensor(4.0)})
+    assert meter.read(WORLD)["mask"] == 4.0
 
 
 def test_the_losses_of_accumulated_parts_are_averaged():
     mean = mean_losses([make_losses(1, 2, 3, 4), make_losses(3, 2, 1, 0)])
-    assert [value.item() for value in mean] == [2, 2, 2, 2]
+    assert [value.item() for value in mean.values()] == [2, 2, 2, 2]
 
 
 def test_entries_are_lines_of_json_and_nan_is_null(tmp_path, capsys):
@@ -46,8 +57,9 @@ def test_entries_are_lines_of_json_and_nan_is_null(tmp_path, capsys):
     prepare_folder(folder, overwrite=False)
     log = TrainingLog(folder, world=WORLD, length=10, step=0)
     log.entry(1, {"loss": 0.123456789, "eval/AP": math.nan})
-    values = {name: 1.0 for name in Losses._fields} | {"loss": 4.0, "lr": 1e-3, "epoch": 0.5, "images_per_second": 3.0}
-    log.progress(5, values | {"memory_mib": 100.0}, seconds_per_step=12.0)
+    losses = dict.fromkeys(NAMES, 1.0)
+    values = losses | {"loss": 4.0, "lr": 1e-3, "epoch": 0.5, "images_per_second": 3.0}
+    log.progress(5, values | {"memory_mib": 100.0}, losses=losses, seconds_per_step=12.0)
     log.message("hello")
     log.close()
     assert json.loads(folder.metrics.read_text()) == {"step": 1, "loss": 0.1234568, "eval/AP": None}

@@ -41,14 +41,14 @@ def test_every_trainable_parameter_is_in_exactly_one_group():
     assert [groups[key]["weight_decay"] for key in ("weights", "norms", "biases")] == [0.5, 0.25, 0.125]
 
 
-def test_a_shared_parameter_counts_once_and_empty_groups_are_left_out():
+def test_a_shared_parameter_counts_once_and_empty_groups_are_omitted():
     shared = nn.Linear(2, 2, bias=False)
     groups = parameter_groups(nn.Sequential(shared, shared), **DECAYS)
     assert [(group["name"], len(group["params"])) for group in groups] == [("weights", 1)]
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_biases_run_with_their_own_learning_rate(kind):
+def test_biases_have_their_own_learning_rate(kind):
     optimizer = build_optimizer(parameter_groups(make_model(), **DECAYS), kind=kind, lr=1.0, momentum=0.9)
     set_lr(optimizer, 0.3)
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == pytest.approx(
@@ -79,7 +79,7 @@ def test_sgd_decays_each_group_by_its_own_factor():
     torch.testing.assert_close(layer.bias, before["bias"] * (1 - 0.1 * 2 * 0.125))
 
 
-def test_the_optimiser_of_a_config_has_its_numbers():
+def test_the_optimizer_uses_the_values_of_the_config():
     numbers = DECAYS | {"optimizer": "sgd", "momentum": 0.75}
     optimizer = optimizer_from_config(tiny_config(**numbers), make_model(), lr=0.5)
     groups = {group["name"]: group for group in optimizer.param_groups}

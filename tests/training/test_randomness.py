@@ -10,7 +10,7 @@ def draw() -> tuple:
     return random.random(), np.random.rand(), torch.rand(3).tolist()
 
 
-def test_a_state_that_went_through_a_file_gives_the_same_draws(tmp_path):
+def test_a_saved_state_gives_the_same_draws(tmp_path):
     random.gauss(0, 1)  # leaves a cached value
     np.random.randn()
     torch.save(random_state(), tmp_path / "state.pt")
@@ -27,7 +27,7 @@ def test_ranks_draw_differently_and_repeatably():
     assert draws[0] == draws[2] != draws[1]
 
 
-def test_what_is_drawn_inside_leaves_no_trace():
+def test_the_random_state_is_restored():
     set_seed(0, 0)
     expected = draw()
     set_seed(0, 0)

@@ -29,9 +29,9 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path, trace):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["config.yaml", "env.json", "metrics.jsonl", "eval.json"])
-def test_files_in_the_way_that_are_no_runs_are_refused(tmp_path, name, overwrite):
+def test_foreign_files_with_the_names_of_a_run_are_refused(tmp_path, name, overwrite):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ConfigError, match=f"holds no run, but {name}.*--out"):
+    with pytest.raises(ConfigError, match=f"holds no run, but it holds {name}.*--out"):
         prepare_folder(RunFolder(tmp_path), overwrite=overwrite)
     assert (tmp_path / name).read_text() == "mine"
 
@@ -61,14 +61,14 @@ def files(root):
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
-def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+def test_overwrite_deletes_the_run_and_nothing_else(tmp_path):
     fill(tmp_path, FOREIGN + OF_A_RUN)
     prepare_folder(RunFolder(tmp_path), overwrite=True)
     assert files(tmp_path) == set(FOREIGN)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_where_there_is_no_run_nothing_is_removed(tmp_path, overwrite):
+def test_without_a_run_nothing_is_deleted(tmp_path, overwrite):
     names = (*FOREIGN, "images/step_000001_0.jpg", "events.out.tfevents.1")
     fill(tmp_path, names)
     prepare_folder(RunFolder(tmp_path), overwrite=overwrite)
@@ -76,13 +76,13 @@ def test_where_there_is_no_run_nothing_is_removed(tmp_path, overwrite):
     assert files(tmp_path) == set(names)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write to the run folder .*file/run.*--out"):
         prepare_folder(RunFolder(tmp_path / "file" / "run"), overwrite=False)
 
 
-def test_a_full_disk_is_named(tmp_path):
+def test_a_full_disk(tmp_path):
     with (
         pytest.raises(TrainingError, match="metrics.jsonl: No space left on device"),
         writing(tmp_path / "metrics.jsonl"),
@@ -90,7 +90,7 @@ def test_a_full_disk_is_named(tmp_path):
         raise OSError(28, "No space left on device")
 
 
-def test_what_a_kill_left_of_a_write_is_removed(tmp_path):
+def test_temporary_files_of_a_killed_write_are_deleted(tmp_path):
     folder = RunFolder(tmp_path)
     prepare_folder(folder, overwrite=False)
     folder.last.write_text("whole")
@@ -100,7 +100,7 @@ def test_what_a_kill_left_of_a_write_is_removed(tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["last.pt"]
 
 
-def test_metrics_after_the_checkpoint_are_cut(tmp_path):
+def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     entries = [
         {"step": 10, "loss": 1.0},
@@ -114,12 +114,12 @@ def test_metrics_after_the_checkpoint_are_cut(tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == entries[:3]
 
 
-def test_metrics_that_do_not_exist_are_no_error(tmp_path):
+def test_missing_metrics_are_not_an_error(tmp_path):
     cut_metrics(tmp_path / "metrics.jsonl", step=1, evaluated_step=0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_environment_keeps_the_first_start_and_adds_the_later_ones(tmp_path):
+def test_the_environment_keeps_the_first_start_and_adds_later_starts(tmp_path):
     path = tmp_path / "env.json"
     device = torch.device("cpu")
     write_environment(path, seed=3, device=device, world_size=1, is_resumed=False)

@@ -8,13 +8,13 @@ from frcnn.training.schedule import lr_factor
 from tests.training.experiments import tiny_experiment
 
 
-def test_multistep_drops_at_shares_of_the_length():
+def test_multistep_drops_at_fractions_of_the_length():
     settings = {"length": 90_000, "kind": "multistep", "milestones": [2 / 3, 8 / 9], "gamma": 0.1}
     steps = [0, 59_999, 60_000, 79_999, 80_000, 89_999]
     assert [lr_factor(step, **settings) for step in steps] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_warmup_is_a_straight_line_from_its_factor_to_one():
+def test_warmup_is_linear_from_its_factor_to_one():
     settings = {"length": 100, "kind": "constant", "warmup_steps": 10, "warmup_factor": 0.2}
     assert [lr_factor(step, **settings) for step in (0, 5, 9, 10, 99)] == pytest.approx([0.2, 0.6, 0.92, 1, 1])
 
@@ -34,7 +34,7 @@ def test_warmup_multiplies_the_milestones_too():
 
 
 @pytest.mark.parametrize("kind", ["multistep", "cosine", "constant"])
-def test_a_warmup_longer_than_the_training_is_no_error(kind):
+def test_a_warmup_may_be_longer_than_the_run(kind):
     factors = [lr_factor(step, length=5, kind=kind, milestones=[], warmup_steps=10) for step in range(6)]
     assert factors == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
 
@@ -49,7 +49,7 @@ def test_lr_is_scaled_to_the_batch():
         tiny_experiment(lr_per_images=0)
 
 
-def test_an_epoch_is_as_long_as_its_sampling_makes_it():
+def test_the_length_of_an_epoch_depends_on_the_sampling():
     longer = tiny_experiment(data={"sampling": "repeat_factor", "repeat_threshold": 1.0}, steps=None, epochs=2)
     draws = longer.epoch_draws
     assert draws > 8 and longer.steps_per_epoch == draws // 2 and longer.length == 2 * longer.steps_per_epoch

@@ -1,4 +1,4 @@
-"""In a training step on a GPU the host waits for nothing; what shows without one is in static/test_transfers.py."""
+"""A training step on a GPU has no host sync. static/test_transfers.py tests what is visible without a GPU."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ from tests.training.experiments import tiny_experiment
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def test_on_a_cpu_a_batch_stays_where_it_is():
+def test_a_batch_on_a_cpu_is_not_copied():
     batch = random_batch()
     assert to_device(batch, torch.device("cpu")).images.data_ptr() == batch.images.data_ptr()
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_batch_arrives_whole():
+def test_a_batch_is_copied_completely():
     batch = random_batch().pin_memory()
     moved = to_device(batch, torch.device("cuda", 0))
     for mine, other in zip((*moved[:-1], *moved.ground_truth), (*batch[:-1], *batch.ground_truth), strict=True):
@@ -33,7 +33,7 @@ def test_a_batch_arrives_whole():
 @needs_gpu
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_nobody_waits_in_a_training_step(precision, optimizer):
+def test_no_host_sync_in_a_training_step(precision, optimizer):
     world = World(rank=0, size=1, device=torch.device("cuda", 0))
     experiment = tiny_experiment(
         world=world, precision=precision, optimizer=optimizer, clip_grad_norm=1.0, ema_decay=0.9, device="cuda"
@@ -43,7 +43,7 @@ def test_nobody_waits_in_a_training_step(precision, optimizer):
     guard = Guard(experiment.model, world, at_once=False, is_scaled=False, memory=4)
     meter = LossMeter(world.device)
     for step in (1, 2, 3):
-        torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")  # the first compiles and allocates
+        torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")  # the first step compiles and allocates
         try:
             guard.begin(step)
             losses, _ = train_step(model, batches, experiment, lr=0.01, clock=Clock(), allows=guard.allows)

@@ -110,7 +110,9 @@ def train_steps(world: World, norm: str, **train) -> tuple[torch.Tensor, dict[st
     experiment.model.double()
     model = prepared(experiment).train()
     batches = iter(train_loader(experiment, start_step=0))
-    losses = [torch.stack(train_step(model, batches, experiment, lr=0.005, clock=Clock())[0]) for _ in range(3)]
+    losses = [
+        torch.stack([*train_step(model, batches, experiment, lr=0.005, clock=Clock())[0].values()]) for _ in range(3)
+    ]
     return mean_over_ranks(torch.stack(losses).detach(), world), experiment.model.state_dict()
 
 

@@ -1,4 +1,4 @@
-"""Two processes under torchrun of which one dies, and torchrun itself told to stop."""
+"""Two processes under torchrun: one of them is killed, or torchrun gets a signal."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def process_of_rank(rank: int, launcher: subprocess.Popen) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
-def test_a_rank_that_dies_ends_the_others_within_a_minute(config, tmp_path):
+def test_a_killed_rank_ends_the_others_within_a_minute(config, tmp_path):
     out = tmp_path / "run"
     launcher = torchrun(config, out)
     wait_for_step(out, 5, launcher)
@@ -66,7 +66,7 @@ def test_a_rank_that_dies_ends_the_others_within_a_minute(config, tmp_path):
     assert load_checkpoint(out / "checkpoints" / "last.pt")["step"] >= 4
 
 
-def test_torchrun_restarts_and_the_run_goes_on_by_itself(config, tmp_path):
+def test_torchrun_restarts_and_the_run_resumes(config, tmp_path):
     out = tmp_path / "run"
     launcher = torchrun(config, out, "--max-restarts", "1")
     wait_for_step(out, 5, launcher)
@@ -76,7 +76,7 @@ def test_torchrun_restarts_and_the_run_goes_on_by_itself(config, tmp_path):
     assert load_checkpoint(out / "checkpoints" / "last.pt")["step"] == 60
 
 
-def test_torchrun_that_is_told_to_stop_stops_the_ranks_in_order(config, tmp_path):
+def test_a_signal_to_torchrun_stops_the_ranks_in_order(config, tmp_path):
     out = tmp_path / "run"
     launcher = torchrun(config, out)
     wait_for_step(out, 5, launcher)
@@ -84,4 +84,4 @@ def test_torchrun_that_is_told_to_stop_stops_the_ranks_in_order(config, tmp_path
     assert launcher.wait(timeout=60) != 0
     log = out.with_suffix(".log").read_text()
     step = load_checkpoint(out / "checkpoints" / "last.pt")["step"]
-    assert f"stopped by SIGTERM at step {step}; go on with --resume --out {out}" in log
+    assert f"stopped by SIGTERM at step {step}; continue with --resume --out {out}" in log

@@ -1,10 +1,11 @@
-"""The losses on the validation set: the same whenever they are asked for, and without a trace."""
+"""The losses on the validation set: reproducible and without side effects."""
 
 import pytest
 import torch
 
 from frcnn.config import parse_config
 from frcnn.inference.detect_dataset import evaluation_mode
+from frcnn.structures import total_loss
 from frcnn.training.build_experiment import build_experiment
 from frcnn.training.randomness import random_state
 from frcnn.training.validation_loss import validation_losses
@@ -16,7 +17,7 @@ def with_batch_size(batch_size):
     return build_experiment(parse_config(settings, source="test"), WORLD)
 
 
-def test_they_are_the_same_whatever_was_drawn_before_and_leave_no_trace():
+def test_losses_are_reproducible_and_restore_the_state():
     experiment = with_batch_size(1)
     experiment.model.train()
     before = {name: value.clone() for name, value in experiment.model.state_dict().items()}
@@ -35,7 +36,7 @@ def test_they_are_the_same_whatever_was_drawn_before_and_leave_no_trace():
     assert first["eval/loss/total"] == pytest.approx(sum(list(first.values())[:4])) and len(first) == 5
 
 
-def test_it_is_the_mean_of_the_images_losses():
+def test_losses_are_means_over_the_images():
     experiment = tiny_experiment()
     found = validation_losses(experiment)
     from frcnn.data.build_data import build_eval_loader
@@ -44,5 +45,5 @@ def test_it_is_the_mean_of_the_images_losses():
     with evaluation_mode(experiment.model), torch.no_grad():
         for batch in build_eval_loader(experiment.config.data, experiment.val_set, batch_size=1):
             torch.manual_seed(int(batch.index[0]))
-            totals.append(float(experiment.model.forward_train(batch).total))
+            totals.append(float(total_loss(experiment.model.forward_train(batch))))
     assert found["eval/loss/total"] == pytest.approx(sum(totals) / 3, rel=1e-5)

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, Posit
 from typing_extensions import Self
 
 from frcnn.config.schema.section import Fraction, Section
-from frcnn.files.code import parse_import_path
+from frcnn.files.code import ImportPath, parse_import_path
 
 GIVEN = "given"
 """Key of the validation context: the texts of the config files and overrides that the user passed."""
@@ -210,6 +210,11 @@ class DataConfig(Section):
         train = self.train if isinstance(self.train, list) else [self.train]
         sources = [source.dataset for source in [*train, self.val] if isinstance(source, PythonSource)]
         return [*sources, *self.transforms]
+
+    @property
+    def given_paths(self) -> list[str]:
+        """The import paths that the user passed."""
+        return [path for path in self.import_paths if isinstance(path, ImportPath) and path.is_given]
 
     @property
     def test_sides(self) -> tuple[int, int]:

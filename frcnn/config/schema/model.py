@@ -1,5 +1,6 @@
 """The section `model`: backbone, anchors, RPN, box head, detection."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -51,11 +52,17 @@ class BackboneConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.strides is not None:
-            if not self.strides or self.strides != sorted(self.strides):
-                raise ValueError(f"strides {self.strides} must ascend, the finest map first")
-            if self.neck == "none" and len(self.strides) > 1:
-                raise ValueError(f"neck 'none' uses one map, but strides are {self.strides}")
+        strides = self.strides
+        if strides is None or (self.name == "mobilenet_v3_large" and self.neck == "fpn" and strides == [32, 32]):
+            return self
+        if self.neck == "none" and len(strides) != 1:
+            raise ValueError(f"neck 'none' uses one map, but strides are {strides}")
+        # The level of a region follows from its size alone.
+        is_pyramid = all(2 * finer == coarser for finer, coarser in pairwise(strides))
+        if self.neck == "fpn" and not (strides and strides[0].bit_count() == 1 and is_pyramid):
+            raise ValueError(
+                f"neck 'fpn' needs strides that are powers of two, each twice the one before, not {strides}"
+            )
         return self
 
 
@@ -261,11 +268,14 @@ class ModelConfig(Section):
         backbone, kind = self.backbone, self.roi.head.kind
         if kind in ("two_fc", "conv_fc"):
             return self
-        wanted = "vgg16" if kind == "vgg_fc" else "resnet"
-        if not backbone.name.startswith(wanted):
-            raise ValueError(f"roi.head.kind {kind!r} needs a {wanted} backbone, not {backbone.name!r}")
+        networks = {"vgg_fc": ("vgg16",), "res5": ("resnet", "resnext")}[kind]
+        if not backbone.name.startswith(networks):
+            raise ValueError(f"roi.head.kind {kind!r} needs a {' or '.join(networks)} backbone, not {backbone.name!r}")
         if backbone.neck != "none" or backbone.strides not in (None, [16]):
-            raise ValueError(f"roi.head.kind {kind!r} works on the stride-16 map: backbone.neck none, strides [16]")
+            raise ValueError(
+                f"roi.head.kind {kind!r} continues from the map of stride 16; "
+                "set backbone.neck: none and remove backbone.strides"
+            )
         if kind == "vgg_fc" and self.roi.pooling.size != 7:
             raise ValueError(f"roi.head.kind 'vgg_fc' needs roi.pooling.size 7, not {self.roi.pooling.size}")
         return self

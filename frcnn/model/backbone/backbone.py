@@ -1,9 +1,8 @@
-"""From images to the feature maps that the RPN and the box head share."""
+"""The backbone: from images to the feature maps that the RPN and the RoI head share."""
 
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,26 +11,26 @@ from torch import Tensor, nn
 from frcnn.errors import ConfigError
 from frcnn.model.backbone.fpn import FeaturePyramid
 from frcnn.model.backbone.freezing import PartlyFrozen, has_batch_norm, set_norm_eps
-from frcnn.model.backbone.pretrained import load_weights, read_imagenet_weights, read_weights
+from frcnn.model.backbone.pretrained import load_trunk, read_imagenet_weights, read_weights
 from frcnn.model.backbone.timm_trunk import PREFIX, build_timm_trunk
 from frcnn.model.backbone.trunks import RESNETS, TORCHVISION_TRUNKS, Trunk, build_torchvision_trunk
 
 __all__ = ["Backbone", "build_backbone", "has_batch_norm"]
 
 PROBE_SIZE = (128, 192)
-"""(height, width) of the empty image that tells a trunk's channels."""
+"""(height, width) of the empty image that a trunk is run on to find its channels."""
 
 
 class Backbone(PartlyFrozen):
-    """A trunk, and a pyramid on top of it where there is one.
+    """A trunk, with or without a feature pyramid on top.
 
     Args:
         body: images -> list of maps, fine to coarse.
-        neck: these maps -> tuple of maps; None passes the only one on.
-        strides: of the maps that come out, fine to coarse, the extra level included.
-        channels: C, the same for each of them.
-        num_roi_levels: how many of them regions are pooled from: all but the extra level.
-        is_channels_last: `body` gives (B, H, W, C).
+        neck: list of maps -> tuple of maps; None to return the maps of `body`.
+        strides: of the returned maps, fine to coarse, including the extra level.
+        channels: C, the same for all returned maps.
+        num_roi_levels: number of maps that regions are pooled from, which excludes the extra level.
+        is_channels_last: `body` returns maps (B, H, W, C).
     """
 
     def __init__(
@@ -79,40 +78,47 @@ def build_backbone(
     head: str,
     dropout: float,
 ) -> tuple[Backbone, nn.Module | None]:
-    """Build the backbone, and the box head where that is made of the trunk's later layers.
+    """Build the backbone, and the head of regions if it consists of later layers of the trunk.
 
-    1. Cut the trunk: the layers up to the last wanted map, and those of the head.
+    1. Cut the trunk into the layers up to the last map that is used, and the layers of the head.
     2. Load weights into both.
-    3. Freeze the first stages, and batch norm everywhere if it is not to be trained.
-    4. Put the pyramid on top.
+    3. Add the pyramid.
+    4. Freeze the first stages, and all batch norm if it is not trained.
+
+    Which of these settings can be combined is checked by the config (`config.schema.model`).
 
     Args:
         name: one of `TORCHVISION_TRUNKS`, or timm/NAME.
-        weights: "imagenet", a path (see `weights.read_weights`), or None for random ones.
-        frozen_stages: how many, counted from the stem.
+        weights: "imagenet", a path (see `pretrained.read_weights`), or None for random weights.
+        frozen_stages: number of frozen stages, counted from the stem.
         norm: "frozen_bn" freezes every batch norm; "bn" and "sync_bn" do not.
-        norm_eps: of batch norm; None is the network's own.
+        norm_eps: epsilon of batch norm; None for the network's own.
         stride_in_1x1, dilated_res5, stem_pool: see `trunks.build_torchvision_trunk`.
         neck: "none" or "fpn".
-        strides: of the trunk's maps, rising, with a neck powers of two, each twice the one before; None is [16]
-            without a neck and [4, 8, 16, 32] with one, for mobilenet_v3_large the two maps of stride 32 that
-            torchvision's detector uses.
-        neck_channels, neck_norm, neck_init, extra_level: see `FeaturePyramid`; not used without a neck.
-        head: "vgg_fc", "res5", or another kind, which is none of the trunk's.
+        strides: of the trunk's maps; one without a neck, with a neck powers of two, each twice the one before. None for
+            [16] without a neck and [4, 8, 16, 32] with one; for mobilenet_v3_large with a neck, the two maps of stride
+            32 that torchvision's detector uses.
+        neck_channels, neck_norm, neck_init, extra_level: see `FeaturePyramid`; unused without a neck.
+        head: "vgg_fc", "res5", or a kind that does not use layers of the trunk.
         dropout: of vgg_fc.
 
     Returns:
-        The backbone, and a head (N, C, h, w) -> (N, D) or (N, D, h', w') with attribute `out_channels`, or None.
+        The backbone; and a head (N, C, h, w) -> (N, D) or (N, D, h', w') with an attribute `out_channels`, or None.
 
     Raises:
-        ConfigError: a name, stride or combination that does not exist.
+        ConfigError: an unknown network, or a stride, stage or option that the network does not have.
         CheckpointError: weights that cannot be read or fetched, or do not fit.
     """
-    _check_combination(name=name, neck=neck, strides=strides, head=head)
+    if not name.startswith(PREFIX) and name not in TORCHVISION_TRUNKS:
+        close = get_close_matches(name, TORCHVISION_TRUNKS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(
+            f"model.backbone.name: unknown {name!r}{hint} (available: {', '.join(TORCHVISION_TRUNKS)} and {PREFIX}NAME)"
+        )
     is_resnet_changed = stride_in_1x1 or dilated_res5 or stem_pool != "padded"
     if is_resnet_changed and name not in RESNETS:
         raise ConfigError(
-            "model.backbone: stride_in_1x1, dilated_res5 and stem_pool change a network of torchvision's ResNets "
+            "model.backbone: stride_in_1x1, dilated_res5 and stem_pool are options of torchvision's ResNets "
             f"({', '.join(RESNETS)}), not {name}"
         )
     if name.startswith(PREFIX):
@@ -138,7 +144,7 @@ def build_backbone(
         raise ConfigError(f"model.backbone.frozen_stages: {frozen_stages}, but {name} {limit}")
     if weights is not None:
         source, state = read_imagenet_weights(name) if weights == "imagenet" else (weights, read_weights(weights))
-        load_weights(state, body=trunk.body, head=trunk.head, source=source)
+        load_trunk(state, body=trunk.body, head=trunk.head, source=source)
 
     strides_out, channels = trunk.strides, probed.channels[-1]
     pyramid = None
@@ -166,54 +172,15 @@ def build_backbone(
     return backbone, trunk.head
 
 
-def _check_combination(*, name: str, neck: str, strides: Sequence[int] | None, head: str) -> None:
-    if not name.startswith(PREFIX) and name not in TORCHVISION_TRUNKS:
-        close = get_close_matches(name, TORCHVISION_TRUNKS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(
-            f"model.backbone.name: unknown {name!r}{hint} (there are {', '.join(TORCHVISION_TRUNKS)} and {PREFIX}NAME)"
-        )
-    if neck == "none" and strides is not None and len(strides) != 1:
-        raise ConfigError(
-            f"model.backbone.strides: {list(strides)} must be one stride where model.backbone.neck is none"
-        )
-    if neck == "fpn" and strides is not None and not _is_pyramid(strides, name=name):
-        raise ConfigError(
-            f"model.backbone.strides: {list(strides)} must be powers of two in rising order, "
-            "each twice the one before, where model.backbone.neck is fpn"
-        )
-    owners = {"vgg_fc": ("vgg16",), "res5": RESNETS}.get(head)
-    if owners is None:
-        return
-    if name not in owners:
-        raise ConfigError(f"model.roi.head.kind: {head} belongs to {', '.join(owners)}, not to {name}")
-    if neck != "none" or strides not in (None, [16], (16,)):
-        raise ConfigError(
-            f"model.roi.head.kind: {head} goes on from the map of stride 16; set model.backbone.neck: none "
-            "and leave model.backbone.strides out"
-        )
-
-
-def _is_pyramid(strides: Sequence[int], *, name: str) -> bool:
-    """Whether a region's level follows from its size alone; torchvision's pair of MobileNet maps shares one level."""
-    if name == "mobilenet_v3_large" and list(strides) == [32, 32]:
-        return True
-    return (
-        len(strides) > 0
-        and strides[0].bit_count() == 1
-        and all(coarser == 2 * finer for finer, coarser in pairwise(strides))
-    )
-
-
 class _Probed(NamedTuple):
     channels: tuple[int, ...]
-    """Of each map."""
+    """Channels of each map."""
     unused: tuple[str, ...]
-    """Names of the body's parameters that no map depends on; without a gradient they would stop DDP."""
+    """Names of parameters of the body that no map depends on. DDP would wait for their gradients."""
 
 
 def _probe(trunk: Trunk, *, name: str) -> _Probed:
-    """Run the body on an image of the meta device, which has a shape but no content, and costs milliseconds."""
+    """Run the body on an image on the meta device, which has a shape but no data. Takes milliseconds."""
     body = trunk.body
     parameters = {
         name: torch.empty_like(parameter, device="meta").requires_grad_() for name, parameter in body.named_parameters()
@@ -225,13 +192,13 @@ def _probe(trunk: Trunk, *, name: str) -> _Probed:
             maps = torch.func.functional_call(body, (parameters, buffers), (image,))
             total = torch.stack([level.sum() for level in maps]).sum()
         gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    except Exception as error:  # a network made for one image size fails in its own way
-        raise ConfigError(f"model.backbone.name: {name} does not run on images of any size ({error})") from error
+    except Exception as error:  # networks for a fixed image size raise various errors
+        raise ConfigError(f"model.backbone.name: {name} does not accept images of every size ({error})") from error
     shapes = [tuple(level.shape) for level in maps]
     if trunk.is_channels_last:
         shapes = [(shape[0], shape[3], *shape[1:3]) for shape in shapes]
     expected = [tuple(math.ceil(side / stride) for side in PROBE_SIZE) for stride in trunk.strides]
     if [shape[2:] for shape in shapes] != expected:
-        raise ConfigError(f"model.backbone.name: the maps of {name} are not of the strides {list(trunk.strides)}")
+        raise ConfigError(f"model.backbone.name: the maps of {name} do not have the strides {list(trunk.strides)}")
     unused = (name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None)
     return _Probed(tuple(shape[1] for shape in shapes), tuple(unused))

@@ -10,17 +10,17 @@ from frcnn.model.norm import norm_layer
 
 
 class FeaturePyramid(nn.Module):
-    """Give every level of a backbone the meaning of the coarsest and the same number of channels.
+    """Combine coarse and fine maps into levels with the same number of channels.
 
-    1. A 1x1 convolution brings each map to `channels`.
-    2. From coarse to fine, each map is added, enlarged to the nearest pixel, to the next finer one.
-    3. A 3x3 convolution on each sum gives the output.
-    4. With `extra_level`, one more map holds every second pixel of the coarsest output (P6).
+    1. Apply a 1x1 convolution to each map, which gives `channels` channels.
+    2. From coarse to fine, upsample each map (nearest neighbour) and add it to the next finer one.
+    3. Apply a 3x3 convolution to each sum.
+    4. With `extra_level`, add a level of every second pixel of the coarsest output (P6).
 
     Args:
         in_channels: channels of each map, fine to coarse.
         channels: C of every output.
-        norm: "none", or "group" or "batch" norm after each convolution (which then has no bias).
+        norm: "none", or "group" or "batch" norm after each convolution, which then has no bias.
         init: see `initialise`.
         extra_level: see step 4.
     """
@@ -32,7 +32,7 @@ class FeaturePyramid(nn.Module):
         self.output = nn.ModuleList(_convolution(channels, channels, 3, norm=norm, init=init) for _ in in_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps (B, C_l, H_l, W_l), fine to coarse -> maps (B, C, H_l, W_l) in the same order, the extra one last."""
+        """Maps (B, C_l, H_l, W_l), fine to coarse -> maps (B, C, H_l, W_l) in the same order, the extra level last."""
         merged = [lateral(level) for lateral, level in zip(self.lateral, maps, strict=True)]
         for finer in reversed(range(len(merged) - 1)):
             size = merged[finer].shape[-2:]

@@ -1,4 +1,4 @@
-"""What of a network is not trained."""
+"""Frozen parts of a network."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -10,32 +10,32 @@ Network = TypeVar("Network", bound="PartlyFrozen")
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether batch statistics play a part anywhere in `module`; timm's fused norms count, layer norm does not."""
+    """Whether `module` contains batch norm, including timm's fused norms. Layer norm does not count."""
     return any(isinstance(child, _BatchNorm) for child in module.modules())
 
 
 def set_norm_eps(module: nn.Module, eps: float) -> None:
-    """Change what every batch norm in `module` adds to the variance."""
+    """Set the epsilon of every batch norm in `module`."""
     for child in module.modules():
         if isinstance(child, _BatchNorm):
             child.eps = eps
 
 
 class PartlyFrozen(nn.Module):
-    """A network of which parts are held as they are: no gradient, and evaluation mode for good.
+    """A network with frozen submodules, which have no gradient and always stay in evaluation mode.
 
-    Evaluation mode matters to batch norm (stored statistics, never updated), dropout and stochastic depth.
+    Evaluation mode affects batch norm (statistics are not updated), dropout and stochastic depth.
     """
 
     frozen: tuple[str, ...]
-    """Names of the submodules that are held."""
+    """Names of the frozen submodules."""
 
     def __init__(self):
         super().__init__()
         self.frozen = ()
 
     def freeze(self, names: Iterable[str]) -> None:
-        """Hold the submodules of these names, with all they contain."""
+        """Freeze submodules and everything they contain."""
         names = tuple(names)
         for name in names:
             self.get_submodule(name).requires_grad_(False)
@@ -43,7 +43,7 @@ class PartlyFrozen(nn.Module):
         self.train(self.training)
 
     def freeze_batch_norm(self) -> None:
-        """Hold every batch norm, statistics and affine."""
+        """Freeze the statistics and affine parameters of every batch norm."""
         self.freeze(name for name, module in self.named_modules() if isinstance(module, _BatchNorm))
 
     def train(self: Network, mode: bool = True) -> Network:

@@ -1,4 +1,4 @@
-"""Pretrained weights for a trunk: from torchvision, from timm, or from a file."""
+"""Pretrained weights of a trunk, from torchvision, timm or a file."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from frcnn.model.backbone.timm_trunk import PREFIX, import_timm
 StateDict = dict[str, Tensor]
 
 PREFIXES = ("", "module.", "backbone.", "module.backbone.", "backbone.body.", "body.", "model.")
-"""What a file may write before the keys of a trunk; DDP, other detectors, this package's backbones."""
+"""Prefixes that files may add to the keys of a trunk: DDP, other detectors, backbones of this package."""
 
 DETECTRON_SUFFIXES = {
     "w": "weight",
@@ -27,7 +27,7 @@ DETECTRON_SUFFIXES = {
     "rm": "running_mean",
     "riv": "running_var",
 }
-"""Last parts of Caffe2's names."""
+"""Suffixes of Caffe2's names, and those of PyTorch."""
 
 logger = logging.getLogger("frcnn")
 
@@ -35,25 +35,25 @@ logger = logging.getLogger("frcnn")
 def read_weights(path: str | Path) -> StateDict:
     """Read the tensors of a weight file (see `frcnn.files.weights`).
 
-    The file may hold a state dict, one under the key `state_dict` or `model`, or a whole checkpoint of this package.
-    Where it is a ResNet with the names of Detectron or Detectron2 (R-50.pkl), it gets those of torchvision.
+    The file contains a state dict, a state dict under the key `state_dict` or `model`, or a checkpoint of this package.
+    The names of a ResNet from Detectron or Detectron2 (R-50.pkl) are converted to torchvision's.
 
     Raises:
-        CheckpointError: missing, truncated, not a weight file, or one that holds no tensors.
+        CheckpointError: a missing or truncated file, not a weight file, or a file without tensors.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weight file (model.backbone.weights)")
     state = find_state_dict(read_weight_file(path), source=path)
     if not state:
-        raise CheckpointError(f"{path}: holds no tensors; a state dict is needed (model.backbone.weights)")
+        raise CheckpointError(f"{path}: contains no tensors; expected a state dict (model.backbone.weights)")
     if any(torchvision_resnet_key(key) for key in state):
         return {torchvision_resnet_key(key) or key: tensor for key, tensor in state.items()}
     return state
 
 
 def torchvision_resnet_key(key: str) -> str | None:
-    """Torchvision's name of a ResNet's tensor that has the name of Detectron2 or of Caffe2; None for other names.
+    """Convert the name of a ResNet's tensor from Detectron2 or Caffe2 to torchvision; None for other names.
 
     >>> torchvision_resnet_key("res2.0.conv1.norm.bias"), torchvision_resnet_key("res3_1_branch2b_w")
     ('layer1.0.bn1.bias', 'layer2.1.conv2.weight')
@@ -78,13 +78,13 @@ def torchvision_resnet_key(key: str) -> str | None:
 
 
 def read_imagenet_weights(name: str) -> tuple[str, StateDict]:
-    """Fetch the ImageNet weights of a trunk, or take them from the cache of torchvision (version 1) or timm.
+    """Read the ImageNet weights of a trunk from the cache of torchvision (version 1) or timm, or download them.
 
     Returns:
-        Where they are from, for messages, and the state dict.
+        Source of the weights, for messages; and the state dict.
 
     Raises:
-        CheckpointError: not in the cache and not to be had, or broken there.
+        CheckpointError: the weights are not in the cache and cannot be downloaded, or the cached file is broken.
     """
     if name.startswith(PREFIX):
         source = f"timm's pretrained weights of {name.removeprefix(PREFIX)}"
@@ -98,30 +98,30 @@ def read_imagenet_weights(name: str) -> tuple[str, StateDict]:
             network = import_timm().create_model(name.removeprefix(PREFIX), features_only=True, pretrained=True)
             return source, network.state_dict()
         return source, enum.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:  # the network, the hub, the disk and a broken cached file each have their own
+    except Exception as error:  # network, hub, disk and broken files raise various errors
         raise CheckpointError(
             f"cannot get the ImageNet weights of {name} from {source} ({type(error).__name__}: {_first_line(error)}). "
-            f"They are looked for, and kept, in {cache}; a broken file there must be deleted. "
+            f"They are cached in {cache}; delete a broken file there. "
             "Or set model.backbone.weights to the path of a weight file, or to null for random weights"
         ) from error
 
 
-def load_weights(state: Mapping[str, Tensor], *, body: nn.Module, head: nn.Module | None, source: str) -> None:
-    """Copy a state dict into a trunk's body and head; what belongs to neither, such as a classifier, is left out.
+def load_trunk(state: Mapping[str, Tensor], *, body: nn.Module, head: nn.Module | None, source: str) -> None:
+    """Copy a state dict into the body and head of a trunk. Other tensors, such as a classifier, are skipped.
 
-    1. Find what the file writes before its keys: the one of `PREFIXES` with which most tensors of the trunk are there.
-    2. Take each tensor of body and head by its name, where "." and "_" count as equal (timm renames stages.0 to
-       stages_0), or else as a part of a checkpoint's `roi_head`.
-    3. Copy all of them, or none.
+    1. Find the prefix of the file's keys: the one of `PREFIXES` for which most tensors of the trunk exist.
+    2. Find each tensor of body and head by its name. "." and "_" are equal, because timm renames stages.0 to stages_0.
+       A name that does not exist is looked up in the `roi_head` of a checkpoint.
+    3. Copy all tensors, or none.
 
     Args:
-        state: of a classification network or a detector.
+        state: state dict of a classification network or a detector.
         body, head: of a `Trunk`.
-        source: names the weights in messages.
+        source: name of the weights in messages.
 
     Raises:
-        CheckpointError: a tensor of the trunk is missing or has another shape. The counters of batch norm may be
-            missing, and so may all of fc6 and fc7, which then stay random with a warning.
+        CheckpointError: a tensor is missing or mis-shaped. The counters of batch norm may be missing. fc6 and fc7 may
+            be missing together; they then keep their random weights, with a warning.
     """
     targets = {"body": body} if head is None else {"body": body, "head": head}
     wanted = {(part, key): tensor for part, module in targets.items() for key, tensor in module.state_dict().items()}
@@ -133,18 +133,18 @@ def load_weights(state: Mapping[str, Tensor], *, body: nn.Module, head: nn.Modul
     missing = [target for target, found in sources.items() if found is None]
     fully_connected = [(part, key) for part, key in wanted if part == "head" and key.startswith("classifier.")]
     if fully_connected and set(fully_connected) <= set(missing):
-        logger.warning("%s has no fc6 and fc7: these layers of the box head start from random values", source)
+        logger.warning("%s has no fc6 and fc7: these layers of the box head start from random weights", source)
         missing = [target for target in missing if target not in fully_connected]
     missing = [target for target in missing if not target[1].endswith("num_batches_tracked")]
     if missing:
         problems.append(f"{len(missing)} of {len(wanted)} tensors are missing: {_list(key for _, key in missing)}")
     shapes = [
-        f"{key} is {tuple(state[found].shape)} where {tuple(wanted[part, key].shape)} is needed"
+        f"{key} is {tuple(state[found].shape)}, expected {tuple(wanted[part, key].shape)}"
         for (part, key), found in sources.items()
         if found is not None and state[found].shape != wanted[part, key].shape
     ]
     if shapes:
-        problems.append(f"{len(shapes)} have another shape: {_list(shapes)}")
+        problems.append(f"{len(shapes)} are mis-shaped: {_list(shapes)}")
     if problems:
         raise CheckpointError(
             f"{source}: these weights do not fit model.backbone.name; {'; '.join(problems)}. "
@@ -156,24 +156,24 @@ def load_weights(state: Mapping[str, Tensor], *, body: nn.Module, head: nn.Modul
         module.load_state_dict(found, strict=False)
     used = {name for name in sources.values() if name is not None}
     left = [key for key in state if key not in used]
-    note = f"; left out {len(left)}: {_list(left)}" if left else ""
+    note = f"; skipped {len(left)}: {_list(left)}" if left else ""
     logger.info("backbone weights from %s: %d tensors loaded%s", source, len(used), note)
 
 
 def _find(key: str, state: Mapping[str, Tensor], *, names: Mapping[str, str], prefix: str) -> str | None:
-    """The name under which `state` has a trunk's tensor, or None."""
+    """The name of a trunk's tensor in `state`, or None."""
     if name := names.get(_plain(prefix + _bare(key))):
         return name
     return next((name for name in state if name.startswith("roi_head.") and name.endswith("." + key)), None)
 
 
 def _bare(key: str) -> str:
-    """A trunk's key without the `model.` that timm puts before the keys of a plain transformer."""
+    """A trunk's key without the prefix `model.` of timm's plain transformers."""
     return key.removeprefix("model.")
 
 
 def _plain(key: str) -> str:
-    """A key by which names of a file and of a trunk are compared."""
+    """A key in the form in which names are compared."""
     return key.replace(".", "_")
 
 
@@ -182,6 +182,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _list(names) -> str:
-    """The first few of `names`."""
+    """The first four names."""
     names = list(names)
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

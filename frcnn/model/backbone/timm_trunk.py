@@ -12,11 +12,11 @@ from frcnn.model.backbone.trunks import Trunk, choose_taps, wanted_strides
 
 PREFIX = "timm/"
 ANY_SIZE_OPTIONS = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
-"""What makes timm's window (Swin) and plain (ViT) transformers take images of any size; other families take neither."""
+"""Options with which timm's Swin and ViT accept images of any size. Other families accept neither option."""
 
 
 def import_timm() -> ModuleType:
-    """timm, or ConfigError that says how to install it."""
+    """Import timm; raise a ConfigError that says how to install it if it is missing."""
     try:
         import timm
     except ImportError as error:
@@ -25,11 +25,11 @@ def import_timm() -> ModuleType:
 
 
 def build_timm_trunk(name: str, *, strides: Sequence[int] | None, neck: str) -> Trunk:
-    """Build timm's `name` with random weights, up to the last map that is wanted.
+    """Build timm's network `name` with random weights, up to the last map that is used.
 
-    Stages are the entries of timm's `feature_info`, each with the layers before it: ResNet has its stem and layer1 to
-    layer4, EfficientNet the stem with blocks.0, then blocks.1. Networks whose entries are no modules (HRNet) have no
-    stages and cannot be frozen in part.
+    A stage is an entry of timm's `feature_info` with the layers before it. The stages of a ResNet are its stem and
+    layer1 to layer4; those of an EfficientNet are the stem with blocks.0, then blocks.1. Networks whose entries are not
+    modules (HRNet) have no stages and cannot be partly frozen.
     """
     timm = import_timm()
     if not timm.is_model(name):
@@ -40,7 +40,7 @@ def build_timm_trunk(name: str, *, strides: Sequence[int] | None, neck: str) -> 
     info: Any = _create(timm, name).feature_info
     everything = list(range(len(info)))
     modules = info.module_name(everything)
-    available = dict(zip(info.reduction(everything), everything, strict=True))  # the last one of each stride
+    available = dict(zip(info.reduction(everything), everything, strict=True))  # the last map of each stride
     taps = choose_taps(available, wanted, name=PREFIX + name)
     body = _create(timm, name, out_indices=tuple(taps))
     _cut_after(body, modules[taps[-1]])
@@ -50,21 +50,21 @@ def build_timm_trunk(name: str, *, strides: Sequence[int] | None, neck: str) -> 
 
 
 def _create(timm: ModuleType, name: str, **options) -> nn.Module:
-    """A feature network of timm that takes images of any size where its family can."""
+    """A feature network of timm that accepts images of any size if its family supports it."""
     reason: Exception | None = None
     for any_size in ANY_SIZE_OPTIONS:
         try:
             return timm.create_model(name, features_only=True, **options, **any_size)
-        except TypeError as error:  # an option this family does not have
+        except TypeError as error:  # the family does not have this option
             reason = error
-        except Exception as error:  # each family has its own way to refuse features_only
+        except Exception as error:  # families without features_only raise various errors
             reason = error
             break
-    raise ConfigError(f"model.backbone.name: timm's {name} gives no feature maps ({reason})") from reason
+    raise ConfigError(f"model.backbone.name: timm's {name} has no feature maps ({reason})") from reason
 
 
 def _cut_after(body: nn.Module, last: str) -> None:
-    """Drop the members after `last`, such as blocks.4, of its sequence: EfficientNets keep and run all of them."""
+    """Remove the members after `last` (such as blocks.4) of its sequence; EfficientNets keep and run all of them."""
     parent, _, index = last.rpartition(".")
     sequence = getattr(body, parent, None)
     if isinstance(sequence, nn.Sequential):
@@ -72,9 +72,9 @@ def _cut_after(body: nn.Module, last: str) -> None:
 
 
 def _find_stages(body: nn.Module, modules: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Cut the submodules of `body`, in their order, after each of `modules`; empty where one is not found.
+    """Cut the submodules of `body`, in order, after each of `modules`; empty if one of them is missing.
 
-    timm's generic wrapper renames stages.0 to stages_0, its EfficientNet keeps blocks.0.
+    timm's generic wrapper renames stages.0 to stages_0; its EfficientNet keeps blocks.0.
     """
     parts = []
     for name, child in body.named_children():

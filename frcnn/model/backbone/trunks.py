@@ -1,7 +1,7 @@
-"""How each classification network is cut into stages and feature maps.
+"""Cut classification networks into stages and feature maps.
 
-A trunk keeps the key names of the network it comes from, so that its published state dicts load as they are, and only
-the layers that lead to the wanted maps: what is never used would be a parameter without gradient.
+A trunk keeps the names of the original network, so that published state dicts load unchanged. It contains only the
+layers that the maps depend on, because unused layers would have no gradient.
 """
 
 from collections import OrderedDict
@@ -25,26 +25,26 @@ _RESNET_MAPS = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
 
 
 class Trunk(NamedTuple):
-    """A network as far as the backbone uses it."""
+    """The part of a network that the backbone uses."""
 
     body: nn.Module
     """Images (B, 3, H, W) -> a list of maps, fine to coarse."""
     stages: tuple[tuple[str, ...], ...]
-    """Names of the submodules of `body` that make up each stage, stem first: the units of freezing."""
+    """Names of the submodules of `body` in each stage, stem first. Whole stages are frozen."""
     strides: tuple[int, ...]
-    """Of the maps."""
+    """Strides of the maps."""
     head: PartlyFrozen | None = None
-    """The later layers of the network, where they serve as box head."""
+    """The later layers of the network, if they are used as the head of regions."""
     is_channels_last: bool = False
-    """Maps are (B, H, W, C), as timm's Swin gives them."""
+    """Maps are (B, H, W, C), as in timm's Swin."""
 
 
 class Tapped(nn.Sequential):
-    """A sequence that gives the outputs of some of its members instead of the last one's.
+    """A sequence that returns the outputs of some of its members.
 
     Args:
-        layers: members by name, in order; those after the last tap are left out.
-        taps: names of the members whose outputs are wanted.
+        layers: members by name, in order; members after the last tap are dropped.
+        taps: names of the members whose outputs are returned.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], taps: Collection[str]):
@@ -66,7 +66,7 @@ class VggHead(PartlyFrozen):
     """VGG16's fc6 and fc7 with ReLU and dropout: pooled regions (N, 512, 7, 7) -> (N, 4096).
 
     Args:
-        dropout: probability after each of the two layers.
+        dropout: dropout probability after each of the two layers.
     """
 
     out_channels = 4096
@@ -94,7 +94,7 @@ class Res5Head(PartlyFrozen):
     """ResNet's last stage on pooled regions: (N, C, h, w) -> (N, 2C, h/2, w/2).
 
     Args:
-        layer4: the stage, as torchvision builds it.
+        layer4: torchvision's last stage.
         out_channels: 2C.
     """
 
@@ -122,7 +122,7 @@ def build_torchvision_trunk(
 
     Args:
         strides, neck, head, dropout: see `backbone.build_backbone`.
-        stride_in_1x1, dilated_res5, stem_pool: changes of a ResNet, see `_change_resnet`.
+        stride_in_1x1, dilated_res5, stem_pool: options of a ResNet, see `_change_resnet`.
     """
     wanted = wanted_strides(strides, neck=neck)
     if name == "vgg16":
@@ -136,35 +136,33 @@ def build_torchvision_trunk(
 
 
 def wanted_strides(strides: Sequence[int] | None, *, neck: str) -> list[int]:
-    """The strides of the config, or 16 for a single map and 4 to 32 for a pyramid."""
+    """The given strides, or by default 16 for a single map and 4 to 32 for a pyramid."""
     if strides is not None:
         return list(strides)
     return [4, 8, 16, 32] if neck == "fpn" else [16]
 
 
 def choose_taps(available: Mapping[int, Tap], wanted: Sequence[int], *, name: str) -> list[Tap]:
-    """The entries of `available`, by stride, that are wanted; ConfigError where one is missing or out of order."""
+    """The entries of `available` (by stride) for the wanted strides; ConfigError if one is missing."""
     if missing := [stride for stride in wanted if stride not in available]:
         raise ConfigError(
             f"model.backbone.strides: {name} has no map of stride {', '.join(map(str, missing))}; "
             f"it has {', '.join(map(str, sorted(available)))}"
         )
-    if not wanted or list(wanted) != sorted(set(wanted)):
-        raise ConfigError(f"model.backbone.strides: {list(wanted)} must name strides in rising order, each once")
     return [available[stride] for stride in wanted]
 
 
 def keep_existing(body: nn.Module, stages: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    """The stages as far as `body` still has them after it was cut."""
+    """The modules of each stage that `body` still contains after it was cut."""
     existing = {name for name, _ in body.named_modules()}
     cut = (tuple(name for name in stage if name in existing) for stage in stages)
     return tuple(stage for stage in cut if stage)
 
 
 def _build_vgg16(wanted: Sequence[int], *, head: str, dropout: float) -> Trunk:
-    """Five stages of 3x3 convolutions, conv1 to conv5, each ended by a pool; maps are read before the pool.
+    """Five stages of 3x3 convolutions, conv1 to conv5, each followed by a pool. Maps are outputs before the pool.
 
-    The pool after conv5 serves only as a map of stride 32. Initialised as torchvision does (He et al. 2015).
+    The output of the last pool is the map of stride 32. Initialised as in torchvision (He et al. 2015).
     """
     layers: list[nn.Module] = []
     stages: list[list[str]] = []
@@ -190,17 +188,19 @@ def _build_vgg16(wanted: Sequence[int], *, head: str, dropout: float) -> Trunk:
 
 
 def _change_resnet(network: ResNet, *, name: str, stride_in_1x1: bool, dilated_res5: bool, stem_pool: str) -> None:
-    """Make torchvision's ResNet one of the older forms. No weight changes its place or shape.
+    """Change torchvision's ResNet to an older form. Names and shapes of weights stay the same.
 
     Args:
-        stride_in_1x1: the first block of a stage strides in its first 1x1 convolution instead of the 3x3 (He et al.
-            2015; the weights that Caffe's models are trained from).
-        dilated_res5: res5 keeps stride 16, and all its 3x3 convolutions have dilation 2 (Detectron2's DC5).
-        stem_pool: "ceil" for a first pool without padding whose size is rounded up, as in Caffe.
+        stride_in_1x1: the stride of a stage is in the first 1x1 convolution of its first block instead of the 3x3 (He
+            et al. 2015; Caffe's pretrained weights).
+        dilated_res5: res5 has stride 16, and dilation 2 in all its 3x3 convolutions (Detectron2's DC5).
+        stem_pool: "ceil" for a first pool without padding that rounds its size up, as in Caffe.
     """
     stages = [_bottlenecks(stage) for stage in (network.layer2, network.layer3, network.layer4)]
     if not all(stages) and (stride_in_1x1 or dilated_res5):
-        raise ConfigError(f"model.backbone: stride_in_1x1 and dilated_res5 need bottleneck blocks, {name} has none")
+        raise ConfigError(
+            f"model.backbone: stride_in_1x1 and dilated_res5 need bottleneck blocks, which {name} does not have"
+        )
     if dilated_res5:
         first = stages[2][0]
         assert first.downsample is not None  # res5 changes the number of channels
@@ -222,7 +222,7 @@ def _bottlenecks(stage: nn.Sequential) -> list[Bottleneck]:
 
 
 def _build_resnet(network: ResNet, wanted: Sequence[int], *, name: str, head: str, dilated_res5: bool) -> Trunk:
-    """Stage 1 is the stem with its pool, stages 2 to 5 are res2 to res5 (layer1 to layer4)."""
+    """Stage 1 is the stem with its pool; stages 2 to 5 are res2 to res5 (layer1 to layer4)."""
     stages = [["conv1", "bn1", "relu", "maxpool"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
     available = {4: "layer1", 8: "layer2", 16: "layer4"} if dilated_res5 else _RESNET_MAPS
     taps = choose_taps(available, wanted, name=name)
@@ -232,10 +232,10 @@ def _build_resnet(network: ResNet, wanted: Sequence[int], *, name: str, head: st
 
 
 def _build_mobilenet(wanted: Sequence[int]) -> Trunk:
-    """A stage begins with each block of stride 2; the last 1x1 convolution is one for itself (as torchvision freezes).
+    """A stage begins at each block of stride 2. The last 1x1 convolution is a stage of its own, as in torchvision.
 
     Strides [32, 32] are the two maps of torchvision's `fasterrcnn_mobilenet_v3_large_fpn`: the first block of stride 32
-    (160 channels) and the last convolution (960); otherwise the map of a stride is the last one of it.
+    (160 channels) and the last convolution (960 channels). Otherwise the map of a stride is its last one.
     """
     features = torchvision.models.mobilenet_v3_large(weights=None).features
     first_and_end = ((0, 2), (2, 4), (4, 7), (7, 13), (13, 16), (16, 17))

@@ -1,4 +1,4 @@
-"""Anchors: the boxes of fixed sizes and shapes that the RPN starts from (Ren et al. 2015, section 3.1.1)."""
+"""Anchors: boxes of fixed sizes and shapes, the references of the RPN (Ren et al. 2015, section 3.1.1)."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,14 @@ from torch import Tensor, nn
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, rounding: str = "none") -> Tensor:
     """Anchors around the origin, one for each ratio and size: (len(ratios) * len(sizes), 4) float32.
 
-    All anchors of one size have the area size**2; a ratio is height / width. Ratios vary slowest.
+    The area of an anchor is size**2, and its ratio is height / width. Ratios vary slowest.
 
     Args:
-        rounding: "torchvision" rounds half widths and half heights to whole pixels. "caffe" rounds, for each ratio, the
-            width of the anchor of size 16 to whole pixels, then the height that goes with it, halves to even, and
-            scales both up (py-faster-rcnn's generate_anchors).
+        sizes: square roots of the areas in pixels.
+        ratios: height / width.
+        rounding: "none", "torchvision" or "caffe". "torchvision" rounds half widths and half heights to whole pixels.
+            "caffe" rounds, for each ratio, the width of the anchor of size 16 and then its height to whole pixels
+            (halves to even), and scales both up (py-faster-rcnn's generate_anchors).
 
     >>> cell_anchors([16.0], [1.0])
     tensor([[-8., -8.,  8.,  8.]])
@@ -35,18 +37,18 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, rounding: s
 
 
 class AnchorGenerator(nn.Module):
-    """The anchors of every position of every level.
+    """Anchors at every position of every level.
 
     Args:
-        sizes: for each level, square roots of the anchors' areas in canvas pixels.
+        sizes: for each level, square roots of the areas of its anchors in canvas pixels.
         ratios: height / width, the same on every level.
-        strides: canvas pixels between neighbours on each level.
+        strides: canvas pixels between neighbouring positions of each level.
         rounding: see `cell_anchors`.
-        centre: "corner" or "middle" of a position.
-        strides_from: "level" places anchors `strides` apart; "canvas" derives the distance as canvas // map size in
-            each axis, as torchvision does (the same wherever the canvas is a multiple of the stride).
+        centre: "corner" or "middle", the point of a position on which its anchors are centred.
+        strides_from: "level" places anchors `strides` apart. "canvas" computes the distance as canvas // map size on
+            each axis, as torchvision does; the result is the same if the canvas is a multiple of the stride.
 
-    Position (i, j) of a level covers the pixels from (stride * j, stride * i) on; its anchors are centred there, or
+    Position (i, j) of a level covers pixels from (stride * j, stride * i). Its anchors are centred on this corner, or
     half a stride further.
     """
 
@@ -65,23 +67,24 @@ class AnchorGenerator(nn.Module):
             raise ValueError(f"{len(sizes)} lists of anchor sizes for {len(strides)} levels")
         if len({len(level) for level in sizes}) != 1:
             raise ValueError("every level needs the same number of anchor sizes")
+        self.sizes = [list(level) for level in sizes]
         self.strides = tuple(strides)
         self.shift = 0.5 if centre == "middle" else 0.0
         self.strides_from = strides_from
         self.num_anchors = len(sizes[0]) * len(ratios)
         for position, level in enumerate(sizes):
-            # Not in state dicts: they follow from the config.
+            # Not in state dicts, because the config determines them.
             self.register_buffer(f"cell_{position}", cell_anchors(level, ratios, rounding=rounding), persistent=False)
 
-    def forward(self, map_sizes: Sequence[tuple[int, int]], canvas_size: tuple[int, int]) -> Tensor:
-        """Anchors of all levels, fine to coarse, row by row, the shapes of a position next to each other.
+    def forward(self, map_sizes: Sequence[tuple[int, int]], canvas_size: Sequence[int]) -> Tensor:
+        """Anchors of all levels, fine to coarse, row by row; the k anchors of a position are adjacent.
 
         Args:
             map_sizes: (height, width) of each level's map.
             canvas_size: (height, width) of the padded batch.
 
         Returns:
-            (A, 4) float32, shared by all images of the batch; they may reach over its borders.
+            (A, 4) float32, shared by all images of the batch. Anchors may extend beyond the canvas.
         """
         levels = []
         for position, (height, width) in enumerate(map_sizes):
@@ -97,14 +100,18 @@ class AnchorGenerator(nn.Module):
             levels.append((centre[:, :, None] + cell).reshape(-1, 4))  # (H, W, k, 4) -> (H*W*k, 4)
         return torch.cat(levels)
 
+    def per_level(self, map_sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """Number of anchors of each level; their sum is A."""
+        return [height * width * self.num_anchors for height, width in map_sizes]
+
     def positions(self, map_sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """A number for each anchor made of its level, row, column and shape, the same on every canvas.
+        """A number for each anchor, made of its level, row, column and shape. It does not depend on the canvas.
 
         Args:
             map_sizes: (height, width) of each level's map.
 
         Returns:
-            (A,) int64, all different, in the order of `forward`.
+            (A,) int64, unique, in the order of `forward`.
         """
         device = self.get_buffer("cell_0").device
         shape = torch.arange(self.num_anchors, device=device)

@@ -1,4 +1,4 @@
-"""The device a user names, and how exactly it computes in float32."""
+"""The device that a user names, and the precision of its float32 convolutions."""
 
 import torch
 
@@ -6,24 +6,24 @@ from frcnn.errors import ConfigError
 
 
 def find_device(name: str, *, setting: str = "device") -> torch.device:
-    """`auto` is the GPU where there is one, else the CPU; other names are PyTorch's.
+    """The device of a name: `auto` is the GPU if there is one, else the CPU. Other names are PyTorch's.
 
     Args:
-        setting: what the user wrote the name into, for messages.
+        setting: the option or key that contains the name, for messages.
 
     Raises:
-        ConfigError: no such kind of device, or this machine does not have it.
+        ConfigError: an unknown name, or a device that this machine does not have.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"{setting}: {name!r} is no device; use auto, cpu, cuda or cuda:N") from None
+        raise ConfigError(f"{setting}: {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(f"{setting}: this machine has no {name} for PyTorch; use auto or cpu") from None
+        raise ConfigError(f"{setting}: PyTorch finds no {name} on this machine; use auto or cpu") from None
     return device
 
 

@@ -1,11 +1,11 @@
-"""Batch norm that the convolution before it carries out.
+"""Fold batch norm into the convolution before it.
 
-Batch norm with stored statistics is y = x * scale + shift for each channel, and so it can be made part of the
-convolution that gives x: kernels times scale, bias times scale plus shift. Large maps are then read and written once
-less, forward and backward.
+Batch norm with stored statistics is y = x * scale + shift for each channel. It can be folded into the convolution that
+computes x: multiply the kernels by scale, and the bias by scale plus shift. This saves one read and one write of each
+map, forward and backward.
 
-In training the frozen ones are folded anew in each pass, so that the convolution's own weights stay what is trained,
-counted and saved (`fold_frozen`). For detection all are folded once (`fold_all`).
+In training, frozen norms are folded again in each pass, so that the weights that are trained and saved do not change
+(`fold_frozen`). For detection, all norms are folded once (`fold_all`).
 """
 
 from collections import Counter
@@ -20,17 +20,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from frcnn.model.sync_norm import WITH_ACTIVATION, separate_batch_norm
 
 SAME_PADDING = "Conv2dSame"
-"""timm's convolution that pads like TensorFlow; by name, as timm may not be installed. Other kinds may do more to their
-weights than is known here, and are not folded."""
+"""timm's convolution with TensorFlow's padding, by name because timm may not be installed. Other layers may transform
+their weights and are not folded."""
 
 
 class _Folding:
-    """What makes a convolution carry out a batch norm; stands in front of its class.
+    """Mixin, placed before the class of a convolution, that makes it apply a batch norm too.
 
-    Where the map that comes out has more numbers than the kernels, the kernels are changed; where it has fewer, the map
-    is, as batch norm does it. A compiled graph serves maps of all sizes, and always changes the kernels.
+    If the output map has more elements than the kernels, the kernels are scaled; otherwise the map is scaled, as batch
+    norm does. A compiled graph serves maps of all sizes and always scales the kernels.
 
-    Parameters keep names and places. Only who asks for `weight` and `bias` inside `forward` gets the folded ones.
+    Parameters keep their names. `weight` and `bias` are the folded ones only within `forward`.
     """
 
     _parameters: dict[str, Tensor | None]
@@ -40,16 +40,16 @@ class _Folding:
     groups: int
     padding_mode: str
     norm: tuple[_BatchNorm]
-    """The one it carries out; in a tuple, so that it does not become a submodule of two modules."""
+    """The norm that it applies; in a tuple, so that it does not become a submodule of two modules."""
     folded: tuple[Tensor, Tensor] | None
-    """Kernels and bias of a pass that keeps them, as long as it lasts; else None."""
+    """Kernels and bias during a pass that keeps them, otherwise None."""
 
     def forward(self, x: Tensor) -> Tensor:
         own = self._parameters["weight"]
         assert own is not None
         positions = x.shape[0] * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
         if not torch.compiler.is_compiling() and positions < own[0].numel():
-            y = super().forward(x)  # type: ignore[misc] - of the convolution behind
+            y = super().forward(x)  # type: ignore[misc] - of the convolution
             scale, shift = scale_and_shift(self.norm[0])
             return torch.addcmul(shift[:, None, None], y, scale[:, None, None]).to(y.dtype)
         if self.keeps_kernels(x):
@@ -63,22 +63,22 @@ class _Folding:
         return _FoldedConvolution.apply(x, own, scale, bias, *settings)
 
     def keeps_kernels(self, x: Tensor) -> bool:
-        """Whether the folded kernels are kept for the backward pass, which is otherwise to make them again.
+        """Whether the folded kernels are kept for the backward pass; otherwise they are computed again there.
 
-        They are where PyTorch casts them, the compiler decides or the convolution does more than to convolve.
+        They are kept under autocast, in compiled graphs, and for convolutions that do more than convolve.
         """
         is_plain = type(self).__mro__[2] is nn.Conv2d and self.padding_mode == "zeros"
         is_left_to_pytorch = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
         return is_left_to_pytorch or not is_plain or isinstance(self.padding, str)
 
     def scale_and_bias(self) -> tuple[Tensor, Tensor]:
-        """What the kernels are multiplied by, (C,), and the bias with the norm in it, (C,)."""
+        """Factors of the kernels (C,) and the folded bias (C,)."""
         bias = self._parameters["bias"]
         scale, shift = scale_and_shift(self.norm[0])
         return scale, shift if bias is None else torch.addcmul(shift, bias, scale)
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Kernels and bias with the norm in them."""
+        """Folded kernels and bias."""
         weight = self._parameters["weight"]
         assert weight is not None
         scale, bias = self.scale_and_bias()
@@ -94,7 +94,7 @@ class _Folding:
 
 
 class _FoldedConvolution(torch.autograd.Function):
-    """A convolution by scaled kernels, which are scaled again in the backward pass rather than kept for it."""
+    """A convolution with scaled kernels, which are computed again in the backward pass and not stored."""
 
     @staticmethod
     def forward(
@@ -108,7 +108,7 @@ class _FoldedConvolution(torch.autograd.Function):
         dilation: tuple[int, int],
         groups: int,
     ) -> Tensor:
-        """As `torch.nn.functional.conv2d` by `weight` times `scale` (C,)."""
+        """`torch.nn.functional.conv2d` with the kernels `weight` times `scale` (C,)."""
         ctx.save_for_backward(x, weight, scale)
         ctx.settings = stride, padding, dilation, groups
         return F.conv2d(x, scaled(weight, scale), bias, *ctx.settings)
@@ -130,14 +130,14 @@ def scaled(kernels: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Folded:
-    """What makes a batch norm leave its work to the convolution before it; stands in front of its class."""
+    """Mixin, placed before the class of a batch norm, that makes it an identity."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class _FoldedBeforeActivation:
-    """`_Folded` for timm's layer, which also has an activation."""
+    """`_Folded` for timm's layer with activation."""
 
     drop: nn.Module
     act: nn.Module
@@ -147,16 +147,16 @@ class _FoldedBeforeActivation:
 
 
 class Pair(NamedTuple):
-    """A convolution and the batch norm that alone reads what it gives."""
+    """A convolution and the batch norm that is the only reader of its output."""
 
     convolution: nn.Conv2d
     norm: _BatchNorm
 
 
 def fold_frozen(network: nn.Module) -> None:
-    """Let convolutions carry out, in each pass anew, the frozen batch norms of `network`.
+    """Fold the frozen batch norms of `network` into the convolutions before them, again in each pass.
 
-    Nothing changes but time, memory and the last digits: neither the state dict nor what is trained.
+    The state dict and the trained parameters do not change. Results change by rounding only.
     """
     for convolution, norm in find_pairs(network):
         if not norm.training and not any(parameter.requires_grad for parameter in norm.parameters()):
@@ -164,9 +164,9 @@ def fold_frozen(network: nn.Module) -> None:
 
 
 def fold_all(network: nn.Module) -> None:
-    """Make every batch norm of `network` part of the convolution before it, for good.
+    """Fold all batch norms of `network` into the convolutions before them, permanently.
 
-    Folded weights take the places of the convolutions' own, so the network can only be used to detect from now on.
+    Folded weights replace the weights of the convolutions, so the network can no longer be trained.
     """
     network.eval()
     separate_batch_norm(network)
@@ -176,7 +176,7 @@ def fold_all(network: nn.Module) -> None:
         if isinstance(module, _Folding):
             assert isinstance(module, nn.Conv2d)
             folded = [tensor.detach() for tensor in module.fold()]
-            module.__class__ = type(module).__mro__[2]  # as it was before `_in_front`
+            module.__class__ = type(module).__mro__[2]  # the class before `_in_front`
             for own_name, value in zip(("weight", "bias"), folded, strict=True):
                 module.register_parameter(own_name, nn.Parameter(value, requires_grad=False))  # type: ignore[arg-type]
             del module.norm, module.folded
@@ -187,7 +187,7 @@ def fold_all(network: nn.Module) -> None:
 
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a batch norm with stored statistics multiplies by, and what it adds then: (C,) and (C,)."""
+    """Factors and summands of a batch norm with stored statistics: (C,) and (C,)."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -197,14 +197,14 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def find_pairs(network: nn.Module) -> list[Pair]:
-    """Convolutions of `network` each followed by a batch norm that nothing else shares its input with.
+    """Convolutions of `network` whose output is read by one batch norm only, with this norm.
 
-    The network is traced to see that. One that cannot be traced gives none, nor do modules that are used twice, or
-    norms that are folded already.
+    The network is traced by torch.fx. The list is empty if it cannot be traced. Modules that are used twice and norms
+    that are folded already are skipped.
     """
     try:
         graph = _Tracer().trace(network)
-    except Exception:  # a network's own control flow; it is then run as it stands
+    except Exception:  # data-dependent control flow; the network is not folded
         return []
     modules = dict(network.named_modules())
     uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
@@ -222,7 +222,7 @@ def find_pairs(network: nn.Module) -> list[Pair]:
 
 
 class _Tracer(fx.Tracer):
-    """Sees convolutions and norms of any kind as one step each."""
+    """Treats convolutions and norms of any class as leaves."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, nn.Conv2d | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
@@ -246,5 +246,5 @@ def _fold(convolution: nn.Conv2d, norm: _BatchNorm) -> None:
 
 @cache
 def _in_front(first: type, second: type) -> type:
-    """The class that is both, `first` having the say."""
+    """A class that inherits from both, `first` before `second`."""
     return type(f"{first.__name__.strip('_')}{second.__name__}", (first, second), {})

@@ -1,12 +1,12 @@
-"""A step that was not finite, kept so that `frcnn replay` can repeat it.
+"""The step that was not finite, saved so that `frcnn replay` can repeat it.
 
-bad_step/step.pt      a checkpoint of the weights before the step, and under "bad_step" what the step was given
-bad_step/step.json    the same for the eye: step, lr, losses, images
+bad_step/step.pt      a checkpoint with the weights before the step; "bad_step" holds the inputs of the step
+bad_step/step.json    a summary: step, learning rate, losses, images
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from torch import Tensor
 from frcnn.config import dump_config
 from frcnn.errors import CheckpointError
 from frcnn.files.checkpoint import load_checkpoint
-from frcnn.structures import Batch, GroundTruth, Losses
+from frcnn.structures import Batch, GroundTruth
 from frcnn.training.build_experiment import Experiment
 from frcnn.training.distributed import gather
 from frcnn.training.faults.guard import Guard
 from frcnn.training.run_folder import RunFolder, write_text
 from frcnn.training.state import write_checkpoint
+
+OLD_LOSSES = ("rpn_class", "rpn_box", "roi_class", "roi_box")
+"""Order of the losses in files that hold them without names."""
 
 
 def save_bad_step(
@@ -33,14 +36,14 @@ def save_bad_step(
     parts: Sequence[Batch],
     image_names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Write bad_step/; every rank calls it, rank 0 writes.
+    """Write bad_step/. Every rank calls it, rank 0 writes.
 
     Args:
-        parts: what this rank was given in that step, on the CPU.
-        image_names: of the images of all parts, in order.
+        parts: the batches of this rank in that step, on the CPU.
+        image_names: names of the images of all parts, in order.
 
     Returns:
-        losses and images of each rank, as they are in the file; empty on ranks other than 0.
+        on rank 0 the losses and images of each rank, as in the file; [] on other ranks.
     """
     weights, random, losses = guard.before(step)
     own = {"losses": losses, "random": random, "images": list(image_names), "parts": [pack(part) for part in parts]}
@@ -51,7 +54,6 @@ def save_bad_step(
     write_checkpoint(
         folder.bad_step / "step.pt",
         {
-            "format": 1,
             "model": weights,
             "config": dump_config(config),
             "class_names": list(experiment.train_set.class_names),
@@ -72,34 +74,35 @@ def save_bad_step(
 
 
 def load_bad_step(source: Path) -> dict[str, Any]:
-    """Read what `save_bad_step` wrote, from its folder, its file or the folder of the run.
+    """Read a bad step from its folder, its file or the run folder.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is no bad step, or the file is damaged.
     """
     candidates = (source, source / "step.pt", source / "bad_step" / "step.pt")
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
-        raise CheckpointError(f"{source}: holds no step to replay (looked for step.pt and bad_step/step.pt)")
+        raise CheckpointError(f"{source}: no step to replay (looked for step.pt and bad_step/step.pt)")
     saved = load_checkpoint(path)
     if "bad_step" not in saved:
-        raise CheckpointError(f"{path}: a checkpoint, but not of a bad step; replay takes RUN/bad_step")
+        raise CheckpointError(f"{path}: a checkpoint, but not of a bad step. Pass RUN/bad_step")
+    for rank in saved["bad_step"]["ranks"]:
+        if isinstance(rank["losses"], list):  # an older file
+            rank["losses"] = dict(zip(OLD_LOSSES, rank["losses"], strict=True))
     return saved
 
 
-def show_losses(values: Sequence[float]) -> dict[str, float | str]:
-    """Losses by name; what is no finite number as text, for JSON has no such numbers."""
-    return {
-        name: value if math.isfinite(value) else str(value) for name, value in zip(Losses._fields, values, strict=True)
-    }
+def show_losses(losses: Mapping[str, float]) -> dict[str, float | str]:
+    """Losses by name. Non-finite values become strings, because JSON has no such numbers."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
 
 
 def pack(batch: Batch) -> dict[str, Any]:
-    """A batch as plain data, in the way a checkpoint may hold it."""
+    """Convert a batch to plain data that a checkpoint can hold."""
     return {**batch._asdict(), "ground_truth": batch.ground_truth._asdict()}
 
 
 def unpack(packed: dict[str, Any]) -> Batch:
-    """What `pack` was given."""
+    """Inverse of `pack`."""
     tensors: dict[str, Tensor] = {name: value for name, value in packed.items() if name != "ground_truth"}
     return Batch(**tensors, ground_truth=GroundTruth(**packed["ground_truth"]))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from frcnn.structures import Losses
+from frcnn.structures import Losses, total_loss
 from frcnn.training.distributed import World, mean_over_ranks
 
 INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -18,26 +18,26 @@ INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int6
 
 
 class StateBefore(NamedTuple):
-    """What one step began with, beside the weights."""
+    """The state at the start of one step, except for the weights."""
 
     step: int
-    """Its number, from 1."""
+    """Number of the step, from 1."""
     random: dict[str, Tensor | None]
-    """State of torch's generators: dropout draws from them."""
+    """State of torch's generators, which dropout uses."""
     buffers: dict[str, Tensor]
-    """Copies of the buffers: statistics of batch norm take up what is not finite in the forward pass already. Empty
-    where `Guard` looks later."""
+    """Copies of the buffers, because the forward pass already adds non-finite values to the statistics of batch norm.
+    Empty if `Guard` does not check at once."""
 
 
 class Guard:
-    """Looks at the loss and the gradients of every step before the weights change.
+    """Checks the loss and the gradients of every step before the weights change.
 
-    A step is bad where the total loss of any rank, or a gradient, of which all ranks have the same, is not finite.
-    (With fp16 gradients overflow as a matter of course and GradScaler leaves such steps out; there the loss alone
-    counts.) Every rank comes to the same verdict.
+    A step is bad if the total loss of any rank, or the gradient, which is the same on all ranks, is not finite. With
+    fp16, gradients overflow regularly and GradScaler skips such steps; then only the loss is checked. Every rank comes
+    to the same result.
 
-    At once: the verdict is read before the update, which costs a host sync a step. A bad step changes nothing: neither
-    weights nor optimiser, and `take_back` puts the buffers back.
+    At once: the result is read before the update, with one host sync per step. A bad step changes neither weights nor
+    optimizer, and `take_back` restores the buffers.
 
     Later: nothing is read, the first bad step is noted on the device, and copies of trainable weights and of buffers
     follow the training until then: `bad_step` reads the note, and `before` gives what the bad step began with. The
@@ -47,23 +47,23 @@ class Guard:
     def __init__(self, model: nn.Module, world: World, *, at_once: bool, is_scaled: bool, memory: int) -> None:
         """
         Args:
-            is_scaled: gradients are those of fp16's scaler.
-            memory: steps that may pass until somebody calls `bad_step`.
+            is_scaled: gradients are scaled by the gradient scaler of fp16.
+            memory: largest number of steps between two calls of `bad_step`.
         """
         self.model = model
         self.world = world
         self.at_once = at_once
         self.is_scaled = is_scaled
         self.recent: deque[StateBefore] = deque(maxlen=1 if at_once else memory)
-        self.losses: deque[tuple[int, Tensor]] = deque(maxlen=1 if at_once else memory)
+        self.losses: deque[tuple[int, Losses]] = deque(maxlen=1 if at_once else memory)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=world.device)
         values = {} if at_once else trained_state(model)
         self.copies = {name: value.clone() for name, value in values.items()}
         self.bits = list(zip(bits(self.copies), bits(values), strict=True))
         self.bad: int | None = None
-        """The step just judged where it is bad; at once only."""
+        """Number of the last step if it was bad; at once only."""
         self.in_a_row = 0
-        """Bad steps since the last good one; at once only."""
+        """Bad steps since the last good step; at once only."""
 
     def begin(self, step: int) -> None:
         """Remember what step `step` begins with. Where the verdict comes later, copy the weights too."""
@@ -79,45 +79,45 @@ class Guard:
 
     @torch.no_grad()
     def allows(self, losses: Losses) -> bool:
-        """Judge the step that has begun, by its losses and the gradients that lie in the model.
+        """Check the current step, using its losses and the gradients in the model.
 
         Returns:
-            False where the weights must not be changed; always True where the verdict comes later.
+            False if the weights must not change; always True if the result is read later.
         """
         step = self.recent[-1].step
-        self.losses.append((step, torch.stack(losses).detach()))
-        evidence = losses.total.detach().float()
+        self.losses.append((step, {name: loss.detach() for name, loss in losses.items()}))
+        evidence = total_loss(losses).detach().float()
         if not self.is_scaled:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            # The largest, for the squares of sound float32 gradients could overflow.
+            # The maximum norm, because the squares of valid float32 gradients could overflow.
             evidence = evidence + nn.utils.get_total_norm(gradients, norm_type=torch.inf)
         is_bad = ~mean_over_ranks(evidence, self.world).isfinite()
         if self.at_once:
-            self.bad = step if is_bad else None  # host sync, on a GPU where train.on_nonfinite asks for it
+            self.bad = step if is_bad else None  # host sync, on a GPU only if train.on_nonfinite is not stop
             self.in_a_row = self.in_a_row + 1 if self.bad else 0
             return self.bad is None
         self.first_bad = torch.where(is_bad & (self.first_bad < 0), step, self.first_bad)
         return True
 
     def bad_step(self, *, look: bool) -> int | None:
-        """The number of the bad step: at once of the one just judged; later of the first, by a host sync, if `look`."""
+        """Number of the bad step. At once: of the last step. Later: of the first bad step, if `look` (host sync)."""
         if self.at_once or not look:
             return self.bad
         step = int(self.first_bad)
         return step if step >= 0 else None
 
     def take_back(self) -> None:
-        """Put the buffers back to where the step just judged found them; at once only."""
+        """Restore the buffers to their values before the last step; at once only."""
         for name, value in self.model.named_buffers():
             value.copy_(self.recent[-1].buffers[name])
 
-    def before(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor | None], list[float]]:
+    def before(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor | None], dict[str, float]]:
         """Of the bad step: weights and buffers it began with, the generators' state, and its losses on this rank."""
         state = next(each for each in self.recent if each.step == step)
         weights = {name: value.detach().cpu() for name, value in (self.model.state_dict() | self.copies).items()}
         weights |= {name: value.cpu() for name, value in state.buffers.items() if name in weights}
         losses = next(values for number, values in self.losses if number == step)
-        return weights, state.random, losses.tolist()
+        return weights, state.random, {name: float(loss) for name, loss in losses.items()}
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ def bits(tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
 
 
 def torch_random_state() -> dict[str, Tensor | None]:
-    """State of torch's generators; that of a GPU lies on the host."""
+    """State of torch's generators; the state of a GPU's generator is a CPU tensor."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,

@@ -1,4 +1,4 @@
-"""What happens to a step that is not finite: `train.on_nonfinite`."""
+"""Handling of steps that are not finite: `train.on_nonfinite`."""
 
 import math
 
@@ -15,22 +15,22 @@ from frcnn.training.state import Progress
 
 
 class Rewind(Exception):
-    """The training is to go back to its last checkpoint and on from there with other draws; says why."""
+    """Training must continue from its last checkpoint with other random draws. The message gives the reason."""
 
 
 def react(experiment: Experiment, folder: RunFolder, guard: Guard, progress: Progress, *, step: int) -> str:
-    """Do with a bad step what train.on_nonfinite says; every rank calls it.
+    """Handle a bad step as train.on_nonfinite says. Every rank calls it.
 
-    skip leaves it out: weights, buffers and optimiser are what they were, its batch is lost, the step counts and the
-    learning rate goes on. bad_step/ is written for the first step of a run that is left out or gone back from, and for
-    the one that ends it.
+    skip: weights, buffers and optimizer keep their values. The batch is lost, but the step counts and the learning rate
+    follows the schedule. bad_step/ is written for the first step that is skipped or rewound, and for the step that ends
+    the run.
 
     Returns:
-        a line for the log, where the training goes on.
+        a line for the log, if training continues.
 
     Raises:
-        TrainingError: the training ends; on ranks other than 0 SystemExit.
-        Rewind: it goes back.
+        TrainingError: the run ends. Other ranks raise SystemExit.
+        Rewind: training continues from the last checkpoint.
     """
     config = experiment.config.train
     choice, limit = config.on_nonfinite, config.nonfinite_limit
@@ -44,7 +44,7 @@ def react(experiment: Experiment, folder: RunFolder, guard: Guard, progress: Pro
         ranks = save_bad_step(
             experiment, folder, guard, step=step, lr=experiment.lr(step - 1), parts=parts, image_names=names
         )
-        has_loss = any(not math.isfinite(value) for rank in ranks for value in rank["losses"])
+        has_loss = any(not math.isfinite(value) for rank in ranks for value in rank["losses"].values())
         names = [name for rank in ranks for name in rank["images"]]
         what = f"the {'loss' if has_loss else 'gradient'} of {what}"
     what = f"{what} (images: {', '.join(names)})"
@@ -53,22 +53,22 @@ def react(experiment: Experiment, folder: RunFolder, guard: Guard, progress: Pro
     if not is_end:
         if choice == "rewind":
             raise Rewind(what)
-        return f"{what}: left out"
+        return f"{what}: skipped"
     if not experiment.world.is_main:
         raise SystemExit(1)
     again = {
         "stop": "",
         "skip": f" {guard.in_a_row} steps in a row are more than train.nonfinite_limit={limit}.",
-        "rewind": f" The run has gone back {progress.rewinds} times already (train.nonfinite_limit={limit}).",
+        "rewind": f" The run has already been rewound {progress.rewinds} times (train.nonfinite_limit={limit}).",
     }
     raise TrainingError(
-        f"{what}.{again[choice]} The weights of the last checkpoint are sound. {CURE}; otherwise look at these images' "
-        f"boxes. Where it begins: frcnn replay {folder.bad_step}"
+        f"{what}.{again[choice]} The last checkpoint is valid. {CURE}. Otherwise check the boxes of these images. To "
+        f"find the cause, run: frcnn replay {folder.bad_step}"
     )
 
 
 def rewound(experiment: Experiment, folder: RunFolder) -> dict:
-    """The last checkpoint, told that it is gone back to. Every rank calls it."""
+    """Load the last checkpoint and mark it as rewound. Every rank calls it."""
     checkpoint, _, _ = done_by_main(lambda: load_newest(folder.last, folder.previous), experiment.world)
     trainer = checkpoint["trainer"]
     trainer["rewinds"] = trainer.get("rewinds", 0) + 1

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the middle of a training: every rank stops after the same step, and the state is kept."""
+"""Ctrl-C and SIGTERM during training: every rank stops after the same step, and the state is saved."""
 
 import os
 import signal
@@ -13,11 +13,12 @@ import torch.distributed as dist
 from frcnn.training.distributed import World
 
 REPEAT_SECONDS = 1.0
-"""Signals this close together are one: torchrun passes on what the whole process group may have got already."""
+"""Signals within this time count as one, because torchrun forwards a signal that the process group may have received
+already."""
 
 
 class Stopped(Exception):
-    """The training was asked to stop and did so in order; `status` is what a shell calls death by the signal."""
+    """Training was stopped by a signal and has saved its state. `status` is the exit status, 128 + signal number."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
@@ -25,11 +26,11 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Whether a signal has asked this process, or any other of the world, to stop.
+    """Whether a signal asks this process, or any other rank, to stop.
 
-    The first signal is only noted, the second ends the process at once. What one rank has noted all know at the same
-    call of `asked`, one call later: each call sends the own signal on its way and fetches what the last one sent, so
-    that nobody waits. It travels by gloo between the hosts; no GPU is asked.
+    The first signal is recorded, the second ends the process at once. All ranks learn of a recorded signal in the same
+    call of `asked`, one call later: each call sends the rank's own signal and receives what the previous call sent, so
+    that no rank waits. The exchange uses gloo between the hosts, without the GPU.
     """
 
     def __init__(self, world: World) -> None:
@@ -40,7 +41,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM inside; a thread other than the main one cannot, and leaves them as they are."""
+        """Record SIGINT and SIGTERM in this context. Outside the main thread the handlers do not change."""
         before = {}
         with suppress(ValueError):
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,13 +52,13 @@ class Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
             if self.sent is not None:
-                with suppress(RuntimeError):  # another rank is gone, and that is told elsewhere
+                with suppress(RuntimeError):  # another rank has ended; that is reported elsewhere
                     self.sent[0].wait()
 
     def asked(self) -> int:
-        """The number of the signal that asks to stop, on every rank alike; 0 where there is none.
+        """The number of the signal that asks to stop, the same on every rank; 0 if there is none.
 
-        Every rank calls it equally often.
+        Every rank must call it equally often.
         """
         if self.world.size == 1:
             return self.received
@@ -71,31 +72,28 @@ class Stop:
         return known
 
     def check(self, *, step: int, resume: str) -> None:
-        """Obey what is `asked`."""
+        """Obey the result of `asked`."""
         self.obey(self.asked(), step=step, resume=resume)
 
     def obey(self, number: int, *, step: int, resume: str) -> None:
-        """Raise Stopped by the signal `number`; on ranks other than 0, which have nothing to tell, SystemExit.
-
-        0 is no signal.
-        """
+        """Raise Stopped for the signal `number`, or SystemExit on ranks other than 0; do nothing for 0."""
         if not number:
             return
         status = 128 + number
         if not self.world.is_main:
             raise SystemExit(status)
-        raise Stopped(f"stopped by {signal.Signals(number).name} at step {step}; go on with {resume}", status=status)
+        raise Stopped(f"stopped by {signal.Signals(number).name} at step {step}; continue with {resume}", status=status)
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received and time.monotonic() - self.received_at > REPEAT_SECONDS:
-            os.write(2, b"\nstopped at once; what came after the last checkpoint is lost\n")
+            os.write(2, b"\nstopped at once; the steps after the last checkpoint are lost\n")
             os._exit(128 + number)
         if not self.received:
             self.received, self.received_at = number, time.monotonic()
 
 
 class Watched:
-    """An iterable with something done before each of its first items, such as leaving; it keeps its length."""
+    """An iterable that calls a function, which may raise, before each of its first items. It keeps its length."""
 
     def __init__(self, items: Any, before_item: Callable[[], None], *, count: int) -> None:
         self.items = items

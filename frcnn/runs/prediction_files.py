@@ -1,4 +1,4 @@
-"""The results of `frcnn predict`, written image by image, so that an interrupted run can be continued."""
+"""The files of `frcnn predict`, written image by image, so that an interrupted run can be continued."""
 
 import hashlib
 import json
@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from frcnn.errors import UserError
-from frcnn.files.output import explaining, write_json
 from frcnn.files.reading import read_json
-from frcnn.files.writing import replacing
+from frcnn.files.writing import explaining, replacing, write_json
 
 
 class Earlier(NamedTuple):
-    """What an earlier run left."""
+    """The results of an earlier run."""
 
     finished: Set[Path] = frozenset()
-    """Images that need not be predicted again, resolved."""
+    """Finished images, resolved."""
     num_objects: int = 0
-    """Detections in these."""
+    """Number of detections in the finished images."""
     pictures: Set[Path] = frozenset()
-    """Their annotated pictures, resolved. They are not images to predict on."""
+    """Their annotated images, resolved, which are not input images."""
 
 
-class Predictions:
-    """The files of one folder of results.
+class PredictionFiles:
+    """The result files in one folder.
 
     predictions.jsonl has one line for each image, written as soon as the image is predicted and drawn. predictions.json
     is the list of the same entries, written at the end. predict.json holds the settings that `--resume` compares.
@@ -39,24 +38,24 @@ class Predictions:
         return self.lines.is_file() and self.lines.stat().st_size > 0
 
     def check_settings(self, settings: dict[str, Any]) -> None:
-        """Raise UserError where the earlier run was made with other settings."""
+        """Raise UserError if the earlier run had other settings."""
         try:
             earlier = read_json(self.settings, error=UserError)
         except OSError as error:
-            raise UserError(f"{self.settings}: cannot be read: {error.strerror}; use --overwrite") from None
+            raise UserError(f"{self.settings}: cannot be read: {error.strerror}. Use --overwrite") from None
         earlier = earlier if isinstance(earlier, dict) else {}
         for name, value in settings.items():
             if earlier.get(name) != value:
                 raise UserError(
-                    f"{self.lines}: made with {name} {earlier.get(name)}, not {value}; use the same settings, "
-                    "--overwrite, or another folder by --out"
+                    f"{self.lines}: made with {name} {earlier.get(name)}, not {value}. Use the same settings, "
+                    "--overwrite, or another folder with --out"
                 )
 
     def read(self) -> Earlier:
-        """What an earlier run left.
+        """Read the results of an earlier run.
 
         Raises:
-            UserError: a line that `frcnn predict` did not write.
+            UserError: a line was not written by `frcnn predict`.
         """
         finished, pictures, num_objects = set(), set(), 0
         for entry in self._entries():
@@ -66,7 +65,7 @@ class Predictions:
         return Earlier(finished, num_objects, pictures)
 
     def begin(self, settings: dict[str, Any], *, is_resumed: bool) -> None:
-        """Make the files ready for `add`: without lines, or with the complete ones of the run that is resumed."""
+        """Prepare the files for `add`: empty, or with the complete lines of the resumed run."""
         write_json(self.settings, settings)
         with explaining(self.list):
             self.list.unlink(missing_ok=True)
@@ -75,12 +74,12 @@ class Predictions:
                 file.write((json.dumps(entry) + "\n").encode())
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Write the line of one image, and hand it to the operating system at once."""
+        """Append the line of one image and close the file, so that a kill of the program does not lose it."""
         with explaining(self.lines), open(self.lines, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
 
     def write_list(self) -> None:
-        """Write predictions.json from the lines, whole or not at all."""
+        """Write predictions.json from the lines, atomically."""
         with explaining(self.list), replacing(self.list) as target, open(self.lines, "rb") as lines:
             before = b"[\n"
             for line in lines:
@@ -89,7 +88,7 @@ class Predictions:
             target.write(b"\n]\n")
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        """The complete lines; a last one that was cut off is left out."""
+        """The complete lines; an incomplete last line is skipped."""
         with open(self.lines, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
@@ -102,13 +101,14 @@ class Predictions:
                     is_known = False
                 if not is_known:
                     raise UserError(
-                        f"{self.lines}, line {number}: not a prediction; remove the file, or choose another --out"
+                        f"{self.lines}, line {number}: not a prediction. Remove the file, or choose another "
+                        "folder with --out"
                     )
                 yield entry
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(2**20):
