@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from frcnn.config.schema.section import Fraction, Section
+from frcnn.config.schema.section import Fraction, Peer, Section
 
 
 class VocSource(Section):
@@ -21,7 +21,7 @@ class VocSource(Section):
     difficult: Literal["ignore", "keep", "drop"] = "ignore"
     """How training treats difficult objects: as ignore regions, as ordinary objects (keep), or not at all (drop).
     Evaluation always ignores them."""
-    coordinates: Literal["edges", "minus_one"] = "edges"
+    coordinates: Peer[Literal["edges", "minus_one"]] = "edges"
     """How 1-based inclusive pixels become boxes: edges gives xmin-1, ymin-1, xmax, ymax (Detectron2); minus_one
     subtracts 1 from all four, which makes boxes one pixel smaller (simple-faster-rcnn)."""
 
