@@ -86,8 +86,8 @@ class DataConfig(Section):
     classes (torchvision, mmdetection). drop_crowd_only also skips images that have only crowds or difficult objects
     (Detectron2). Evaluation uses all images."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What to do with an unusable image or annotation: raise stops with an error that names it; skip warns once, leaves
-    it out and counts it."""
+    """What to do with an unusable image or annotation: raise stops with an error that names it; skip warns once, skips
+    it and counts it."""
     short_side: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = 600
     """Training: length in pixels of the short side after the resize. From a list, one value is drawn for each image."""
     long_side: PositiveInt = 1000
@@ -129,15 +129,15 @@ class DataConfig(Section):
             raise ValueError(f"short_side {largest} is above long_side {self.long_side}")
         short, long = self.test_sides
         if short > long:
-            raise ValueError(f"at test the short side {short} is above the long side {long}")
+            raise ValueError(f"short side {short} of evaluation is above long side {long}")
         return self
 
     @property
     def short_sides(self) -> list[int]:
-        """`short_side` as a list, whichever way it is written."""
+        """`short_side` as a list."""
         return self.short_side if isinstance(self.short_side, list) else [self.short_side]
 
     @property
     def test_sides(self) -> tuple[int, int]:
-        """Short and long side of evaluation and prediction."""
+        """(short side, long side) of evaluation and prediction, in pixels."""
         return self.test_short_side or max(self.short_sides), self.test_long_side or self.long_side

@@ -19,7 +19,7 @@ class ScheduleConfig(Section):
     gamma: PositiveFloat = 0.1
     """multistep: factor at each milestone."""
     warmup_steps: NonNegativeInt = 0
-    """Number of steps of linear warm-up; 0 is none."""
+    """Number of steps of linear warm-up; 0 turns it off."""
     warmup_factor: Annotated[float, Field(ge=0, le=1)] = 0.001
     """Learning rate at the start of the warm-up, as a share of lr."""
     final_factor: Fraction = 0.0
@@ -28,7 +28,7 @@ class ScheduleConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.milestones != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {self.milestones} must ascend")
+            raise ValueError(f"milestones {self.milestones} must be ascending")
         return self
 
 
@@ -118,14 +118,14 @@ class TrainConfig(Section):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("set exactly one of epochs and steps")
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} cannot be split into {self.accumulate} equal parts")
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
         if self.precision == "fp16" and self.device == "cpu":
-            raise ValueError("precision 'fp16' needs a GPU; on the cpu take 'bf16' or 'float32'")
+            raise ValueError("precision 'fp16' needs a GPU; use 'bf16' or 'float32' on the CPU")
         return self
 
     @property
     def peak_lr(self) -> float:
-        """The learning rate of this batch size, which the schedule starts from."""
+        """Learning rate scaled to the batch size, before the schedule."""
         return self.lr if self.lr_per_images is None else self.lr * self.batch_size / self.lr_per_images
 
 
