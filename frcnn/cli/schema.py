@@ -17,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = markdown_reference() if options.markdown else json.dumps(json_schema(), indent=2) + "\n"
     if options.out is None:
         print(text, end="")
-    else:
+        return 0
+    try:
         options.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        parser.error(f"--out: cannot write {options.out}: {error.strerror}")
     return 0

@@ -120,9 +120,7 @@ def _suggest_key(path: KeyPath, raw: dict[str, Any]) -> str:
     if nearest:
         return f"did you mean {'.'.join([*parents, nearest[0]])}?"
     everywhere = _all_keys(Config)
-    if (
-        ".".join(part for part in path if isinstance(part, str)) in everywhere
-    ):  # a key of a data source with another format
+    if ".".join(part for part in path if isinstance(part, str)) in everywhere:  # in a source of another format
         return f"it belongs to another format; valid keys: {', '.join(siblings)}"
     same_name = [key for key in everywhere if key.rpartition(".")[2] == name]
     if not same_name:
