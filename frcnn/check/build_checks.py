@@ -1,4 +1,4 @@
-"""From the config to a check of its data: the one place of this room that reads it."""
+"""Checks of the data of a config. Only this module of `frcnn.check` reads configs."""
 
 import time
 from functools import partial
@@ -6,13 +6,14 @@ from typing import Literal
 
 import torch
 
-from frcnn.check.findings import Example, Finding, Source
-from frcnn.check.image_headers import read_facts
+from frcnn.check.anchor_checks import AnchorSettings
+from frcnn.check.findings import Example, Finding, Source, findings_of
+from frcnn.check.image_facts import read_facts
 from frcnn.check.preflight import preflight
-from frcnn.check.run_checks import AnchorSettings, Check, check_sources
+from frcnn.check.run_checks import Check, check_sources
 from frcnn.config.schema import Config
 from frcnn.config.schema.data import DataConfig
-from frcnn.data.build_data import read_annotations, sources_of
+from frcnn.data.build_data import find_classes, read_annotations, sources_of
 from frcnn.data.dataset import DetectionDataset, did_you_mean, unused_ids
 from frcnn.errors import DataError
 from frcnn.model.build_detector import build_from_config
@@ -20,15 +21,15 @@ from frcnn.model.rpn.anchors import AnchorGenerator
 
 
 def check_config(config: Config, *, most_images: int | None = None, workers: int = 2) -> Check:
-    """Check the data of a config, training and validation set.
+    """Check the training and validation data of a config.
 
     Args:
-        most_images: image files read of each source, evenly spread over it; None reads all, 0 none.
-        workers: threads that read images.
+        most_images: number of image files to read from each source, evenly spread. None reads all, 0 none.
+        workers: number of threads that read images.
 
     Raises:
-        ConfigError: a model that cannot be built, so that there are no anchors.
-        DataError: a source that cannot be read at all.
+        ConfigError: the model, and therefore its anchors, cannot be built.
+        DataError: a source cannot be read, or there are no class names.
     """
     start = time.monotonic()
     anchors = anchor_settings(config)
@@ -56,7 +57,7 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
 
 
 def read_split(data: DataConfig, split: Literal["train", "val"]) -> list[Source]:
-    """The annotations of each source of a split as they are written; no image file is read."""
+    """Read the annotations of each source of a split as written. No image file is read."""
     given = data.train if split == "train" else data.val
     keys = [f"data.{split}.{n}" for n in range(len(given))] if isinstance(given, list) else [f"data.{split}"]
     annotations = [read_annotations(source) for source in sources_of(data, split)]
@@ -64,42 +65,43 @@ def read_split(data: DataConfig, split: Literal["train", "val"]) -> list[Source]
 
 
 def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:
-    """The class names that training would use (see `data.build.find_classes`), and what is wrong with them: sources
-    that disagree, and listed classes that a source does not have.
+    """Select the class names as `build_datasets` does.
+
+    Returns:
+        The class names, and findings where `build_datasets` raises an error: sources that declare different classes,
+        and classes of data.classes that a source does not declare.
 
     Raises:
-        DataError: there are none at all.
+        DataError: there are no class names.
     """
+    findings: list[Finding] = []
     declared = [source for source in sources if source.raw.is_declared]
     if data.classes is not None:
-        names, findings = list(data.classes), []
+        names = list(data.classes)
         for source in declared:
             known = {*source.raw.names, *unused_ids(names)}
             examples = [
-                Example(f"{name} is no category of {source.raw.name}{did_you_mean(name, source.raw.names)}")
+                Example(f"{name} is not a category of {source.raw.name}{did_you_mean(name, source.raw.names)}")
                 for name in names
                 if name not in known
             ]
-            findings += [Finding("class-missing", source.split, examples)] if examples else []
-    elif declared:
-        names = list(declared[0].raw.names)
-        examples = [
-            Example(
-                f"{source.raw.name} has {', '.join(source.raw.names)}; {declared[0].raw.name} has {', '.join(names)}"
-            )
-            for source in declared[1:]
-            if source.raw.names != names
-        ]
-        findings = [Finding("class-lists-differ", "train and val", examples)] if examples else []
+            findings += findings_of("class-missing", source.split, examples)
     else:
-        names, findings = sorted({name for source in sources for name in source.raw.names} - {""}), []
+        names = find_classes([source.raw for source in declared[:1] or sources])
+        examples = []
+        for source in declared[1:]:
+            try:
+                find_classes([declared[0].raw, source.raw])
+            except DataError as error:
+                examples.append(Example(str(error)))
+        findings += findings_of("class-lists-differ", "train and val", examples)
     if not names:
         raise DataError(f"{sources[0].raw.name}: no class names; annotate at least one object or set data.classes")
     return names, findings
 
 
 def anchor_settings(config: Config) -> AnchorSettings:
-    """The anchors of a config; its network is built without numbers, to learn the strides of its maps."""
+    """The anchors of a config. The network is built on the meta device to find the strides of its feature maps."""
     with torch.device("meta"):
         detector = build_from_config(config, num_classes=1, pretrained=False)
     return _settings(config, strides=detector.backbone.strides)
@@ -108,7 +110,7 @@ def anchor_settings(config: Config) -> AnchorSettings:
 def preflight_lines(
     config: Config, train_set: DetectionDataset, val_set: DetectionDataset, strides: tuple[int, ...]
 ) -> list[str]:
-    """What `frcnn train` says of its data before it begins; see `preflight`."""
+    """Lines that `frcnn train` prints about its data before training, see `preflight`."""
     return preflight(train_set, val_set, _settings(config, strides=strides))
 
 
