@@ -183,7 +183,8 @@ def _suggestion(check: Check) -> str:
         return "anchors from k-means do not fit better than the configured ones"
     sizes = made.sizes[0] if len(made.sizes) == 1 else made.sizes
     return (
-        f"suggested anchors (k-means on IoU): {made.recall_50:.1%} with IoU >= 0.5, {made.recall_70:.1%} with IoU >= 0.7\n"
+        f"suggested anchors (k-means on IoU): {made.recall_50:.1%} of the boxes with IoU >= 0.5, "
+        f"{made.recall_70:.1%} with IoU >= 0.7\n"
         f'  "model.anchors.sizes={_numbers(sizes)}" "model.anchors.ratios={_numbers(made.ratios)}"'
     )
 
