@@ -27,7 +27,7 @@ class BackboneConfig(Section):
     """Value added to the variance in batch norm; null keeps the network's own (1e-5, MobileNetV3 1e-3). torchvision's
     MobileNetV3 detectors use 1e-5, its published fasterrcnn_resnet50_fpn 0."""
     stride_in_1x1: Peer[bool] = False
-    """Bottleneck ResNets: put the stride of a stage into its first 1x1 convolution (original Caffe networks) instead of
+    """Bottleneck ResNets: apply the stride of a stage in its first 1x1 convolution (original Caffe networks) instead of
     the 3x3 convolution (torchvision)."""
     dilated_res5: bool = False
     """ResNet without a neck: use res5 with stride 16 and dilation 2 as the feature map (Detectron2's DC5)."""
@@ -93,7 +93,7 @@ class RpnConfig(Section):
     """Region proposal network."""
 
     channels: PositiveInt | None = None
-    """Channels of the 3x3 convolutions; null uses those of the feature map (VGG16: 512)."""
+    """Channels of the 3x3 convolutions; null uses the number of the feature map (VGG16: 512)."""
     convs: PositiveInt = 1
     """Number of 3x3 convolutions; torchvision's v2 has two."""
     objectness: Peer[Literal["sigmoid", "softmax"]] = "sigmoid"
@@ -116,7 +116,7 @@ class RpnConfig(Section):
     iou_positive: Fraction = 0.7
     """Anchors with at least this IoU with an object are positive."""
     iou_negative: Fraction = 0.3
-    """Anchors with a lower IoU with every object are negative."""
+    """Anchors whose IoU with all objects is lower are negative."""
     iou_low_quality: Fraction = 0.0
     """The best anchors of an object are positive regardless of iou_positive if their IoU reaches this value and is
     above 0 (mmdetection 0.3)."""
@@ -251,7 +251,7 @@ class ModelConfig(Section):
     roi: RoiConfig = RoiConfig()
     detect: DetectConfig = DetectConfig()
     max_growth: Peer[Annotated[float, Field(gt=1)] | None] = 62.5
-    """Maximum ratio of a side of a decoded box to that side of its anchor or proposal; null is no limit."""
+    """Maximum ratio of a side of a decoded box to the same side of its anchor or proposal; null is no limit."""
     plus_one: Peer[bool] = False
     """Use the box arithmetic of the Caffe code, in which boxes are whole pixels and widths are x2 - x1 + 1 (see
     docs/numerics.md)."""

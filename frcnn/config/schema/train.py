@@ -56,14 +56,14 @@ class TrainConfig(Section):
     seed: NonNegativeInt = 0
     """Seed of the initial weights, the order of the images, augmentation and sampling."""
     deterministic: bool = False
-    """Use only operations that give the same bits on every run on one machine, and refuse to train where one has no
-    such form. CPUs give the same bits without it; on a GPU it costs time."""
+    """Use only deterministic operations, so that runs on one machine are equal to the bit. Training stops with an error
+    at operations that are never deterministic. CPUs are deterministic without this key; on a GPU it costs time."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimisation algorithm."""
     lr: PositiveFloat = 0.001
     """Learning rate, before the schedule."""
     lr_per_images: PositiveInt | None = None
-    """Batch size that lr is meant for: training uses lr * batch_size / lr_per_images. null uses lr as it is."""
+    """Batch size that lr is meant for: training uses lr * batch_size / lr_per_images. null uses lr unchanged."""
     momentum: Fraction = 0.9
     """Momentum of sgd."""
     weight_decay: NonNegativeFloat = 5e-4
@@ -137,5 +137,6 @@ class EvalConfig(Section):
     loss: bool = False
     """Also measure the four losses on data.val at each evaluation in training, which takes another pass over it."""
     backend: Literal["auto", "faster", "pycocotools"] = "auto"
-    """Implementation of the COCO metrics. auto: the project's own, equal to pycocotools to the bit and the fastest.
-    pycocotools and faster (faster-coco-eval, extra `fast`, equal to about 1e-15) serve to check it."""
+    """Implementation of the COCO metrics. auto: the implementation of frcnn, which is the fastest and equals
+    pycocotools to the bit. pycocotools and faster (faster-coco-eval, extra `fast`, equal to about 1e-15) are for
+    comparison."""
