@@ -74,13 +74,13 @@ def find_in_boxes(source: Source, faults: BoxFaults) -> list[Finding]:
         ("box-tiny", faults.is_tiny & ~source.raw.objects.is_region),
     ):
         numbers = np.flatnonzero(mask & (source.raw.objects.rows >= 0)).tolist()
-        notes = {number: f"{source.written(number)}{_image_size(source, number)}" for number in numbers}
+        notes = {number: f"{source.raw.written(number)}{_image_size(source, number)}" for number in numbers}
         findings += about_objects(kind, source, notes)
     for kind, others in (("box-duplicate", faults.repeats), ("box-two-classes", faults.contradicts)):
         examples = []
         for number in np.flatnonzero(others >= 0).tolist():
             other = int(others[number])
-            text = f"{source.subject(number)}: {source.written(number)}, same as {source.short_subject(other)}"
+            text = f"{source.subject(number)}: {source.raw.written(number)}, same as {source.short_subject(other)}"
             examples.append(Example(text, int(source.raw.objects.rows[number]), (number, other)))
         findings += findings_of(kind, source.split, examples, source)
     return findings

@@ -113,10 +113,6 @@ class Source:
         name = int(self.raw.objects.names[number])
         return f"{self.raw.object_name(number)} ({self.raw.names[name] if name >= 0 else 'unknown category'})"
 
-    def written(self, number: int) -> str:
-        """See `RawAnnotation.written`."""
-        return self.raw.written(number)
-
 
 class Example(NamedTuple):
     """One case of a finding."""

@@ -38,11 +38,11 @@ class Repairs:
         lines += [f"{source.title(row)}: size {w} x {h} added" for row, (h, w) in self.sizes.items()]
         for number, why in self.dropped_objects.items():
             if int(objects.rows[number]) not in self.dropped_images:
-                lines.append(f"{source.subject(number)}: object removed, {why} ({source.written(number)})")
+                lines.append(f"{source.subject(number)}: object removed, {why} ({source.raw.written(number)})")
         for number, (box, why) in self.boxes.items():
             if int(objects.rows[number]) not in self.dropped_images:
                 edges = " ".join(f"{edge:g}" for edge in box)
-                lines.append(f"{source.subject(number)}: {why} ({source.written(number)}), new edges {edges}")
+                lines.append(f"{source.subject(number)}: {why} ({source.raw.written(number)}), new edges {edges}")
         lines += [f"{source.subject(number)}: class changed to {name}" for number, name in self.names.items()]
         return [f"{source.split}: {line}" for line in lines]
 
@@ -121,7 +121,8 @@ def _repair_boxes(plan: Repairs, faults: BoxFaults) -> None:
         ):
             box, is_swapped = _inside(objects.boxes[number], bounds[row], shift=_swap_shift(plan.source, number))
             least = TINY if is_swapped else 0.0
-            if min(box[2] - box[0], box[3] - box[1]) <= least:
+            x1, y1, x2, y2 = np.asarray(box, np.float32).tolist()  # as in datasets
+            if min(x2 - x1, y2 - y1) <= least:
                 plan.dropped_objects[number] = "its box has no area inside the image"
             elif is_swapped:
                 plan.boxes[number] = (box, "corners swapped")

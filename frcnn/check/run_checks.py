@@ -61,9 +61,9 @@ def check_sources(
     class_names: list[str],
     anchors: AnchorSettings,
     *,
-    has_given_classes: bool = True,
-    is_filter: bool = False,
-    findings: Sequence[Finding] = (),
+    has_given_classes: bool,
+    is_filter: bool,
+    findings: Sequence[Finding],
 ) -> Check:
     """Run all checks.
 

@@ -124,6 +124,7 @@ def test_the_copy_of_coco_trains(tmp_path):
     coco.annotate(3, [70, 5, 20])
     coco.annotate(4, [70, 5, 100, 30], id=1)
     coco.annotate(5, [10, 10, 40, 40])
+    coco.annotate(6, [70, 5, 1e-9, 20])
     train_file["images"].append(dict(train_file["images"][0]))
     train_file["images"][1] |= {"height": 0}
     (tmp_path / "coco/images/12.png").unlink()
