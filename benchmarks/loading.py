@@ -13,7 +13,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.timing import alternate, cpu_pressure, describe_machine, ratio_of, spread
-from frcnn.data.augment.transforms import TrainTransform, resized_size
+from frcnn.data.augment.resize import resized_size
+from frcnn.data.augment.transforms import TrainTransform
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.formats.shapes import CLASS_NAMES, ShapesDataset
 from frcnn.data.loader import read_sample
@@ -53,7 +54,7 @@ def compare_loading(
             does: without antialias, and to a size that may differ by a pixel.
 
     Args:
-        transform: (image, boxes, generator=) -> both, with the resize and without a flip.
+        transform: resizes and does not flip.
 
     Returns:
         plain data; `ratio` is PIL / ours, `ratio_normalised` references / ours, normalised, and `ratio_of_loader`
@@ -70,7 +71,7 @@ def compare_loading(
 
     def ours(row: int) -> Tensor:
         generator = torch.Generator().manual_seed(row)
-        return read_sample(dataset, row, lambda *sample: transform(*sample, generator=generator), seed=row).image
+        return read_sample(dataset, row, lambda sample: transform(sample, generator), seed=row).image
 
     def pil(row: int) -> Tensor:
         image = open_by_pil(paths[row])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from frcnn.data.augment.transforms import resize, resize_boxes, resized_size
+from frcnn.data.augment.resize import resize, resize_boxes, resized_size
 from frcnn.data.batching import Sample, collate
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.formats.shapes import ShapesDataset

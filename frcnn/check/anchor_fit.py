@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frcnn.data.augment.transforms import resized_size
+from frcnn.data.augment.resize import resized_size
 from frcnn.data.batching import CANVAS_MULTIPLE
 from frcnn.model.rpn.anchors import AnchorGenerator
 from frcnn.ops import boxes as box_ops

@@ -2,7 +2,6 @@
 
 import time
 from functools import partial
-from typing import Literal
 
 import torch
 
@@ -13,8 +12,9 @@ from frcnn.check.preflight import preflight
 from frcnn.check.run_checks import Check, check_sources
 from frcnn.config.schema import Config
 from frcnn.config.schema.data import DataConfig
-from frcnn.data.build_data import find_classes, read_annotations, sources_of
-from frcnn.data.dataset import DetectionDataset, did_you_mean, unused_ids
+from frcnn.data.build_data import read_sources
+from frcnn.data.classes import choose_classes
+from frcnn.data.dataset import DetectionDataset, did_you_mean
 from frcnn.errors import DataError
 from frcnn.model.build_detector import build_from_config
 from frcnn.model.rpn.anchors import AnchorGenerator
@@ -33,8 +33,9 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
     """
     start = time.monotonic()
     anchors = anchor_settings(config)
-    sources = [*read_split(config.data, "train"), *read_split(config.data, "val")]
-    class_names, findings = choose_classes(config.data, sources)
+    annotations = read_sources(config.data, "train", "val")
+    sources = [Source("val" if key == "data.val" else "train", key, raw) for key, raw in annotations.items()]
+    class_names, findings = select_classes(config.data, sources)
     for source in sources:
         paths = [image.path for image in source.raw.images]
         if most_images is not None and len(paths) > most_images:
@@ -56,15 +57,7 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
     return check
 
 
-def read_split(data: DataConfig, split: Literal["train", "val"]) -> list[Source]:
-    """Read the annotations of each source of a split as written. No image file is read."""
-    given = data.train if split == "train" else data.val
-    keys = [f"data.{split}.{n}" for n in range(len(given))] if isinstance(given, list) else [f"data.{split}"]
-    annotations = [read_annotations(source) for source in sources_of(data, split)]
-    return [Source(split, key, raw) for key, raw in zip(keys, annotations, strict=True)]
-
-
-def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:
+def select_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:
     """Select the class names as `build_datasets` does.
 
     Returns:
@@ -74,30 +67,22 @@ def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], 
     Raises:
         DataError: there are no class names.
     """
-    findings: list[Finding] = []
-    declared = [source for source in sources if source.raw.is_declared]
-    if data.classes is not None:
-        names = list(data.classes)
-        for source in declared:
-            known = {*source.raw.names, *unused_ids(names)}
-            examples = [
-                Example(f"{name} is not a category of {source.raw.name}{did_you_mean(name, source.raw.names)}")
-                for name in names
-                if name not in known
-            ]
-            findings += findings_of("class-missing", source.split, examples)
-    else:
-        names = find_classes([source.raw for source in declared[:1] or sources])
-        examples = []
-        for source in declared[1:]:
-            try:
-                find_classes([declared[0].raw, source.raw])
-            except DataError as error:
-                examples.append(Example(str(error)))
-        findings += findings_of("class-lists-differ", "train and val", examples)
-    if not names:
+    choice = choose_classes([source.raw for source in sources], data.classes)
+    if not choice.names:
         raise DataError(f"{sources[0].raw.name}: no class names; annotate at least one object or set data.classes")
-    return names, findings
+    findings: list[Finding] = []
+    for source in sources:
+        missing = dict.fromkeys(name for raw, name in choice.missing if raw is source.raw)
+        examples = [
+            Example(f"{name} is not a category of {source.raw.name}{did_you_mean(name, source.raw.names)}")
+            for name in missing
+        ]
+        findings += findings_of("class-missing", source.split, examples)
+    examples = [
+        Example(f"{raw.name} has {', '.join(raw.names)}; expected {', '.join(choice.names)}")
+        for raw in choice.different
+    ]
+    return choice.names, findings + findings_of("class-lists-differ", "train and val", examples)
 
 
 def anchor_settings(config: Config) -> AnchorSettings:

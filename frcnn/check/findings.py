@@ -36,7 +36,7 @@ KINDS: dict[str, Kind] = {
     "class-unknown": Kind("error", "object(s) of unknown classes", "correct the names or add them to data.classes"),
     "class-missing": Kind("error", "class(es) of data.classes not declared in the annotations", "correct data.classes"),
     "class-filtered": Kind("note", "class(es) not listed in data.classes", "their objects are skipped"),
-    "class-lists-differ": Kind("error", "source(s) with a different list of classes"),
+    "class-lists-differ": Kind("error", "source(s) with different classes", "set data.classes to the names to use"),
     "class-unused": Kind("warning", "class(es) without objects", "remove them or annotate some"),
     "class-only-in-val": Kind("warning", "class(es) in val but not in train", "the detector cannot learn them"),
     "class-not-in-val": Kind("note", "class(es) in train but not in val", "their precision cannot be measured"),

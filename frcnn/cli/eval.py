@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from frcnn.annotations import ImageDetections
 from frcnn.cli.run import guarded
 from frcnn.config import Config, load_config, override_config
-from frcnn.config.schema.data import VocSource
 from frcnn.data.build_data import build_dataset, build_eval_loader
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.formats.coco_results import read_results, write_results
@@ -175,9 +174,7 @@ def read_detections(path: Path, source: Source, dataset: DetectionDataset) -> li
 def voc_settings(source: Source, dataset: DetectionDataset) -> dict[str, Any]:
     """`split` and `far_shift` of VOC's results files; the split of other data is the name of the data set."""
     val = source.config.data.val
-    if not isinstance(val, VocSource):
-        return {"split": file_name([dataset.name]), "far_shift": 0}
-    return {"split": val.split, "far_shift": 1 if val.coordinates == "minus_one" else 0}
+    return {"split": val.results_split or file_name([dataset.name]), "far_shift": val.far_shift}
 
 
 def run_model(source: Source, dataset: DetectionDataset, *, compiled: bool) -> dict[int, ImageDetections]:

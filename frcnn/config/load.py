@@ -11,7 +11,9 @@ from frcnn.config import yaml_text
 from frcnn.config.explain import Layer, explain
 from frcnn.config.merge import merge, nest
 from frcnn.config.schema import Config
+from frcnn.config.schema.data import GIVEN
 from frcnn.errors import ConfigError
+from frcnn.files.code import texts_in
 from frcnn.files.limits import CONFIG_BASES, CONFIG_BYTES
 from frcnn.files.reading import read_text, shown
 
@@ -34,7 +36,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: names the file or override, the key, the problem and the nearest valid key or value. Validation
             reports all errors at once.
     """
-    return _override(_read_chain(Path(path)), overrides)
+    return _override(_read_chain(Path(path)), overrides, is_given=True)
 
 
 def parse_config(raw: dict[str, Any], *, source: str) -> Config:
@@ -61,16 +63,21 @@ def override_config(raw: dict[str, Any], overrides: Sequence[str], *, source: st
     """
     if not isinstance(raw, dict):
         raise ConfigError(f"{source}: a config must be a mapping of sections, found {type(raw).__name__}")
-    return _override([Layer(source, raw)], overrides)
+    return _override([Layer(source, raw)], overrides, is_given=False)
 
 
-def _override(files: list[Layer], overrides: Sequence[str]) -> Config:
+def _override(files: list[Layer], overrides: Sequence[str], *, is_given: bool) -> Config:
+    """Validate `files` changed by `overrides`.
+
+    Args:
+        is_given: whether the user passed the files, so that the code they name may be imported (see `files.code`).
+    """
     given = [_parse_override(text) for text in overrides]
     raw = _merge_all(files)
     if given:
         source = given[0].source if len(given) == 1 else "overrides"
         raw = merge(raw, _merge_all(given), source=source)
-    return _validate(raw, [*files, *given])
+    return _validate(raw, [*files, *given], trusted=[*files, *given] if is_given else given)
 
 
 def _read_chain(path: Path) -> list[Layer]:
@@ -144,9 +151,9 @@ def _merge_all(layers: Sequence[Layer]) -> dict[str, Any]:
     return merged
 
 
-def _validate(raw: dict[str, Any], layers: Sequence[Layer]) -> Config:
+def _validate(raw: dict[str, Any], layers: Sequence[Layer], *, trusted: Sequence[Layer]) -> Config:
     try:
-        return Config.model_validate(raw)
+        return Config.model_validate(raw, context={GIVEN: texts_in([layer.raw for layer in trusted])})
     except ValidationError as error:
         raise ConfigError(explain(error, raw, layers)) from None
 

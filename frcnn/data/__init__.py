@@ -1,6 +1,7 @@
-"""Data sets, transforms, and loaders of padded batches."""
+"""Datasets, augmentations, and loaders of padded batches."""
 
-from frcnn.data.augment.transforms import TestTransform, TrainTransform, resized_size
+from frcnn.data.augment.resize import resize_sample, resized_size
+from frcnn.data.augment.transforms import TrainTransform
 from frcnn.data.batching import Sample, collate
 from frcnn.data.build_data import build_dataset, build_datasets, build_eval_loader, build_train_loader
 from frcnn.data.dataset import DetectionDataset
@@ -11,7 +12,6 @@ __all__ = [
     "DetectionDataset",
     "ErrorPolicy",
     "Sample",
-    "TestTransform",
     "TrainTransform",
     "build_dataset",
     "build_datasets",
@@ -19,5 +19,6 @@ __all__ = [
     "build_train_loader",
     "collate",
     "read_image",
+    "resize_sample",
     "resized_size",
 ]

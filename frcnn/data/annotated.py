@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from frcnn.annotations import ImageRecord
@@ -89,10 +90,20 @@ class AnnotatedDataset(DetectionDataset):
         )
         if is_filter:
             self.filtered_category_ids = tuple(set(raw.category_ids) - set(category_ids))
-        self.drawn, self.rows = raw.dataset, rows.tolist()
+        self.reader, self.rows = raw.dataset, rows.tolist()
 
     def read_image(self, index: int) -> Tensor:
-        return super().read_image(index) if self.drawn is None else self.drawn.read_image(self.rows[index])
+        if self.reader is None:
+            return super().read_image(index)
+        record, pixels = self.records[index], self.reader.read_image(self.rows[index])
+        expected = (3, record.height, record.width)
+        if pixels.dtype != torch.uint8 or pixels.shape != expected:
+            dtype = str(pixels.dtype).removeprefix("torch.")
+            raise DataError(
+                f"{self.name}: read_image of image {record.image_id} returned {tuple(pixels.shape)} {dtype}, expected "
+                f"{expected} uint8"
+            )
+        return pixels
 
 
 def _category_ids(raw: RawAnnotation, class_names: Sequence[str]) -> Sequence[int]:

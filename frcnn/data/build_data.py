@@ -1,96 +1,104 @@
-"""Data sets and loaders from the `data` section of a config."""
+"""Datasets and loaders from the `data` section of a config."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
-from frcnn.config.schema.data import CocoSource, DataConfig, ShapesSource, VocSource
+from frcnn.config.schema.data import (
+    CocoSource,
+    DataConfig,
+    PythonSource,
+    ShapesSource,
+    Source,
+    SourceSection,
+    VocSource,
+)
 from frcnn.data.annotated import AnnotatedDataset
-from frcnn.data.augment.transforms import TestTransform, TrainTransform, resized_size
+from frcnn.data.augment.custom import CustomAugmentation
+from frcnn.data.augment.resize import resized_size
+from frcnn.data.augment.transforms import TrainTransform
 from frcnn.data.balance import class_balanced_factors, repeat_factors
 from frcnn.data.batching import canvas_size
+from frcnn.data.classes import choose_classes
 from frcnn.data.concat import ConcatDataset
 from frcnn.data.dataset import DetectionDataset, check_class_names
-from frcnn.data.formats import coco, shapes, voc
-from frcnn.data.formats.raw import RawAnnotation, from_dataset
+from frcnn.data.formats.coco import read_coco
+from frcnn.data.formats.imported import read_imported
+from frcnn.data.formats.raw import RawAnnotation
+from frcnn.data.formats.shapes import read_shapes
+from frcnn.data.formats.voc import read_voc
 from frcnn.data.loader import BatchLoader, EvalSamples, TrainSamples
 from frcnn.data.problems import ErrorPolicy
 from frcnn.data.sampler import EvalSampler, TrainSampler
 from frcnn.errors import DataError
 
-Source = VocSource | CocoSource | ShapesSource
+Split = Literal["train", "val"]
+
+READERS: dict[type[SourceSection], Callable[[Any, str], RawAnnotation]] = {
+    VocSource: lambda source, key: read_voc(source.root, source.split, coordinates=source.coordinates),
+    CocoSource: lambda source, key: read_coco(source.images, source.annotations),
+    ShapesSource: lambda source, key: read_shapes(
+        num_images=source.num_images, seed=source.seed, height=source.height, width=source.width
+    ),
+    PythonSource: lambda source, key: read_imported(source.dataset, source.arguments, key=f"{key}.dataset"),
+}
+"""The reader of each format. It takes the source and its config key, such as data.train.0, for messages."""
 
 
 def build_datasets(data: DataConfig) -> tuple[DetectionDataset, DetectionDataset]:
-    """The training and the validation set, with the same classes in the same order. Each source is read once.
+    """The training set and the validation set, with the same classes in the same order.
 
-    Class names are those of data.classes, else what `find_classes` makes of all sources together.
+    The class names are data.classes, or else those that `choose_classes` finds in all sources.
 
     Raises:
-        DataError: annotations that cannot be used (see `AnnotatedDataset`), or class names that are empty, there
-            twice, or not the same in all sources.
+        ConfigError: a dataset class of the user cannot be imported or does not fit.
+        DataError: the annotations cannot be used (see `AnnotatedDataset`), or the class names are empty, repeated or
+            differ between sources.
     """
-    train, val = _read_split(data, "train"), _read_split(data, "val")
-    class_names = data.classes if data.classes is not None else find_classes([*train, *val])
-    return _build_split(data, "train", train, class_names), _build_split(data, "val", val, class_names)
+    annotations = read_sources(data, "train", "val")
+    class_names = _class_names(data, annotations)
+    return _build_split(data, "train", annotations, class_names), _build_split(data, "val", annotations, class_names)
 
 
-def build_dataset(
-    data: DataConfig, split: Literal["train", "val"], *, class_names: Sequence[str] | None = None
-) -> DetectionDataset:
-    """One of `build_datasets`. The other set is read only where its class names are needed.
+def build_dataset(data: DataConfig, split: Split, *, class_names: Sequence[str] | None = None) -> DetectionDataset:
+    """One of the two datasets of `build_datasets`. The sources of the other one are read only if their class names are
+    needed.
 
     Args:
-        class_names: those of a checkpoint, in label order; None takes them from the config or the data.
+        class_names: the classes of a checkpoint, in label order; None takes them from the config or the data.
     """
-    annotations = _read_split(data, split)
     if class_names is None:
         class_names = data.classes
-    if class_names is None:
-        others = _read_split(data, "val" if split == "train" else "train")
-        class_names = find_classes([*annotations, *others] if split == "train" else [*others, *annotations])
-    return _build_split(data, split, annotations, class_names)
+    splits: Sequence[Split] = ("train", "val") if class_names is None else (split,)
+    annotations = read_sources(data, *splits)
+    return _build_split(data, split, annotations, class_names or _class_names(data, annotations))
 
 
-def read_annotations(source: Source) -> RawAnnotation:
-    """Read a source, whatever its format: the one parse that class names, datasets and checks are made from."""
-    if isinstance(source, VocSource):
-        return voc.read_voc(source.root, source.split, coordinates=source.coordinates)
-    if isinstance(source, CocoSource):
-        return coco.read_coco(source.images, source.annotations)
-    drawn = shapes.ShapesDataset(
-        num_images=source.num_images,
-        seed=source.seed,
-        height=source.height,
-        width=source.width,
-        problems=ErrorPolicy(),
-    )
-    return from_dataset(drawn)
+def read_sources(data: DataConfig, *splits: Split) -> dict[str, RawAnnotation]:
+    """The annotations of each source by its config key. Equal sources are read once."""
+    read: list[tuple[Source, RawAnnotation]] = []
+    annotations: dict[str, RawAnnotation] = {}
+    for key, source in (item for split in splits for item in sources_of(data, split).items()):
+        raw = next((raw for other, raw in read if other == source), None)
+        if raw is None:
+            raw = READERS[type(source)](source, key)
+            read.append((source, raw))
+        annotations[key] = raw
+    return annotations
 
 
-def find_classes(annotations: Sequence[RawAnnotation]) -> list[str]:
-    """Class names where the config sets none.
-
-    COCO files and `shapes` declare their classes: these hold for all sources, and must agree where there are several.
-    VOC declares none: where all sources are VOC, the names found in all of them are joined and sorted.
-    """
-    declared = {raw.place: raw.names for raw in annotations if raw.is_declared and raw.names}
-    if not declared:
-        return sorted({name for raw in annotations for name in raw.names} - {""})
-    (first, class_names), *others = declared.items()
-    for other, names in others:
-        if names != class_names:
-            raise DataError(
-                f"{other} and {first} have different classes: {', '.join(names)} / {', '.join(class_names)}; "
-                "set data.classes to the names to use, in label order"
-            )
-    return list(class_names)
+def sources_of(data: DataConfig, split: Split) -> dict[str, Source]:
+    """The sources of a split by their config keys, in order: data.train, or data.train.0, data.train.1, ..."""
+    given = data.train if split == "train" else data.val
+    if isinstance(given, list):
+        return {f"data.{split}.{number}": source for number, source in enumerate(given)}
+    return {f"data.{split}": given}
 
 
 def build_factors(data: DataConfig, dataset: DetectionDataset) -> list[float] | None:
-    """How often each image of the training set is drawn in an epoch by data.sampling, on average; None is once.
+    """The average number of draws of each training image in an epoch (data.sampling); None means one.
 
     Raises:
-        DataError: class_balanced, and no image holds an object.
+        DataError: data.sampling is class_balanced and no image has an object.
     """
     num_classes = len(dataset.class_names)
     if data.sampling == "repeat_factor":
@@ -101,9 +109,10 @@ def build_factors(data: DataConfig, dataset: DetectionDataset) -> list[float] | 
 
 
 def train_canvases(data: DataConfig, dataset: DetectionDataset) -> set[tuple[int, int]]:
-    """(height, width) of the canvas of each training image by itself, for every short side that may be drawn.
+    """(height, width) of the canvas of each single training image, for every short side that may be drawn.
 
-    A batch of several of them has the largest height and the largest width, which may be another canvas.
+    A batch has the largest height and the largest width of its images, which may be yet another canvas. Augmentations
+    of the user (data.transform) that change the size of an image are not considered.
     """
     sizes = {(record.height, record.width) for record in dataset.records}
     return {
@@ -125,13 +134,14 @@ def build_train_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> BatchLoader:
-    """Endless micro-batches of batch_size / (world_size * accumulate) images, from optimiser step `start_step` on.
+    """Endless micro-batches of batch_size / (world_size * accumulate) images, starting at optimizer step `start_step`.
 
-    What a step holds, to the pixel, is a function of the data and of (seed, step) alone: neither the number of
-    workers nor a stop in between changes it.
+    The pixels of a step are a function of the data and of (seed, step) only. Neither the number of workers nor an
+    interruption changes them.
 
     Raises:
-        ConfigError, DataError: a batch_size that cannot be divided, or that the data set cannot fill.
+        ConfigError: batch_size cannot be divided, or an augmentation of the user cannot be imported or does not fit.
+        DataError: the dataset is smaller than a batch.
     """
     sampler = TrainSampler(
         len(dataset),
@@ -150,6 +160,7 @@ def build_train_loader(
         flip=data.flip,
         vertical_flip=data.vertical_flip,
         **data.jitter.model_dump(),
+        custom=[CustomAugmentation(path, key="data.transform") for path in data.transforms],
     )
     samples = TrainSamples(dataset, transform, seed=seed)
     return BatchLoader(samples, sampler, workers=data.workers, prefetch=data.prefetch, pin_memory=pin_memory)
@@ -164,46 +175,42 @@ def build_eval_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> BatchLoader:
-    """Images rank, rank + world_size, ... once, in order; `Batch.index` tells which. None where all were left out."""
+    """The images rank, rank + world_size, ... once, in order. `Batch.index` has their positions.
+
+    A batch is None if none of its images can be read.
+    """
     short_side, long_side = data.test_sides
-    transform = TestTransform(short_side=short_side, long_side=long_side)
     sampler = EvalSampler(len(dataset), batch_size=batch_size, rank=rank, world_size=world_size)
-    samples = EvalSamples(dataset, transform)
+    samples = EvalSamples(dataset, short_side=short_side, long_side=long_side)
     return BatchLoader(samples, sampler, workers=data.workers, prefetch=data.prefetch, pin_memory=pin_memory)
 
 
-def sources_of(data: DataConfig, split: Literal["train", "val"]) -> list[Source]:
-    """The sources of a split in their order."""
-    given = data.train if split == "train" else data.val
-    return list(given) if isinstance(given, list) else [given]
-
-
-def _read_split(data: DataConfig, split: Literal["train", "val"]) -> list[RawAnnotation]:
-    return [read_annotations(source) for source in sources_of(data, split)]
+def _class_names(data: DataConfig, annotations: Mapping[str, RawAnnotation]) -> list[str]:
+    choice = choose_classes(list(annotations.values()), data.classes)
+    if choice.different:
+        other, first = choice.different[0], next(raw for raw in annotations.values() if raw.names == choice.names)
+        raise DataError(
+            f"{other.place} and {first.place} have different classes: {', '.join(other.names)} / "
+            f"{', '.join(first.names)}; set data.classes to the names to use, in label order"
+        )
+    return choice.names
 
 
 def _build_split(
-    data: DataConfig, split: Literal["train", "val"], annotations: Sequence[RawAnnotation], class_names: Sequence[str]
+    data: DataConfig, split: Split, annotations: Mapping[str, RawAnnotation], class_names: Sequence[str]
 ) -> DetectionDataset:
-    """A validation set keeps crowds, difficult objects and images without objects: its metrics need them."""
+    """A validation set keeps crowds, difficult objects and images without objects, because its metrics need them."""
     check_class_names(class_names, source="data.classes" if data.classes is not None else f"data.{split}")
     problems = ErrorPolicy(data.on_error, name=f"data.{split}")
     parts = [
         AnnotatedDataset(
-            raw,
+            annotations[key],
             problems=problems,
             class_names=class_names,
             is_filter=data.classes is not None,
-            regions=_regions(source) if split == "train" else "ignore",
+            regions=source.regions if split == "train" else "ignore",
             empty=data.empty if split == "train" else "keep",
         )
-        for source, raw in zip(sources_of(data, split), annotations, strict=True)
+        for key, source in sources_of(data, split).items()
     ]
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
-
-
-def _regions(source: Source) -> Literal["ignore", "keep", "drop"]:
-    """What training does with crowds and difficult objects."""
-    if isinstance(source, VocSource):
-        return source.difficult
-    return source.crowd if isinstance(source, CocoSource) else "ignore"

@@ -1,4 +1,4 @@
-"""What every data set is: class names, one record an image, and a way to read the pixels."""
+"""The contract of datasets: class names, one record per image, and a method that reads the pixels."""
 
 import re
 from abc import ABC
@@ -16,10 +16,11 @@ from frcnn.errors import DataError
 from frcnn.files.reading import shown
 
 
-class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are ever made
-    """Annotated images; label k in 1..K is `class_names[k - 1]`, and COCO results call it `category_ids[k - 1]`.
+class DetectionDataset(ABC):  # noqa: B024 - abstract although a subclass need not override anything
+    """Annotated images. Label k in 1..K stands for `class_names[k - 1]`, in COCO results for `category_ids[k - 1]`.
 
-    Annotations are read when the data set is made, pixels when an image is asked for.
+    Annotations are read when the dataset is created, pixels when an image is requested. A subclass passes its records
+    to `__init__`, and overrides `read_image` if its images are not plain files. Loader workers receive a pickled copy.
     """
 
     def __init__(
@@ -27,29 +28,31 @@ class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are
         *,
         name: str,
         class_names: Sequence[str],
-        category_ids: Sequence[int],
         records: Sequence[ImageRecord],
-        problems: ErrorPolicy,
+        category_ids: Sequence[int] | None = None,
+        problems: ErrorPolicy | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         """
         Args:
             name: for messages, such as "voc trainval".
-            category_ids: one for each class name; a COCO file's own ids, 1..K elsewhere.
-            problems: what is done with unusable annotations and images; holds their count.
-            notes: lines for the log on usable annotations and images that the config leaves out.
+            class_names: K names in label order.
+            records: one per image.
+            category_ids: one per class name: the ids of a COCO file. None means 1..K.
+            problems: decides what happens to unusable annotations and images, and counts them. None raises an error.
+            notes: lines for the log about usable annotations and images that the config skips.
 
         Raises:
-            DataError: no image; no class name, an empty one, or one that is there twice.
+            DataError: there is no image or no class name, or a class name is empty or occurs twice.
         """
         check_class_names(class_names, source=name)
         if not records:
-            raise DataError(f"{name}: the data set holds no usable image")
+            raise DataError(f"{name}: the dataset has no usable image")
         self.name = name
         self.class_names = tuple(class_names)
-        self.category_ids = tuple(category_ids)
+        self.category_ids = tuple(range(1, len(class_names) + 1) if category_ids is None else category_ids)
         self.records = records
-        self.problems = problems
+        self.problems = problems or ErrorPolicy()
         self.notes = tuple(notes)
         self.filtered_category_ids: tuple[int, ...] = ()
         """Categories of a COCO file that data.classes does not list."""
@@ -61,7 +64,8 @@ class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are
         """Pixels of image `index` as (3, H, W) uint8 RGB.
 
         Raises:
-            DataError: the file is missing or broken, or its size is not the annotated one (the boxes would lie wrong).
+            DataError: the file is missing or broken, or its size differs from the annotated one, so that the boxes
+                would not fit.
         """
         record = self.records[index]
         if record.path is None:
@@ -77,22 +81,22 @@ class DetectionDataset(ABC):  # noqa: B024 - abstract in that only its kinds are
 
 
 def check_class_names(class_names: Sequence[str], *, source: str) -> None:
-    """Raise DataError unless there is at least one name, none empty, none twice, all of characters to be shown."""
+    """Raise DataError if there is no name, or a name is empty, repeated or has unprintable characters."""
     if not class_names:
         raise DataError(f"{source}: no class names; annotate at least one object or set data.classes")
     if any(not isinstance(name, str) or not name.strip() for name in class_names):
         raise DataError(f"{source}: a class name is empty: {list(class_names)}")
-    # Cc and Cs: control characters and halves of pairs, which no terminal or file should be sent.
+    # Cc and Cs: control characters and unpaired surrogates, which must not reach a terminal or file.
     odd = next((name for name in class_names if any(category(each) in ("Cc", "Cs") for each in name)), None)
     if odd is not None:
-        raise DataError(f"{source}: a class name holds characters that cannot be shown: {shown(odd)}")
+        raise DataError(f"{source}: a class name has unprintable characters: {shown(odd)}")
     twice = [name for name, count in Counter(class_names).items() if count > 1]
     if twice:
-        raise DataError(f"{source}: class names must be unique; more than once: {', '.join(twice)}")
+        raise DataError(f"{source}: class names must be unique; repeated: {', '.join(twice)}")
 
 
 def did_you_mean(name: str, choices: Sequence[str]) -> str:
-    """A hint at the choice nearest to a name, for the end of a message; empty where none is near.
+    """A hint for the end of a message that names the choice nearest to a name; empty if no choice is near.
 
     >>> did_you_mean("Persn", ["dog", "person"]), did_you_mean("cat", ["dog"])
     ('; did you mean person?', '')
@@ -103,6 +107,6 @@ def did_you_mean(name: str, choices: Sequence[str]) -> str:
 
 
 def unused_ids(class_names: Sequence[str]) -> dict[str, int]:
-    """The ids in the names of classes that no category has, such as 12 in "N/A 12"."""
+    """Ids of class names that stand for unused categories, such as 12 for "N/A 12"."""
     found = [(name, re.fullmatch(r"N/A (\d+)", name)) for name in class_names]
     return {name: int(match[1]) for name, match in found if match}

@@ -1,4 +1,4 @@
-"""Reading and preparing images in worker processes, with what goes wrong there told in the main process."""
+"""Reading and preparing images in worker processes. Errors in a worker are reported by the main process."""
 
 import signal
 import traceback
@@ -13,45 +13,45 @@ from weakref import ReferenceType, ref
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from frcnn.data.augment.transforms import TestTransform, TrainTransform
+from frcnn.data.augment.resize import resize_sample
+from frcnn.data.augment.transforms import TrainTransform
 from frcnn.data.batching import Sample, collate
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.sampler import Key, image_generator, image_seed
-from frcnn.errors import DataError, TrainingError
+from frcnn.errors import ConfigError, DataError, TrainingError, UserError
 from frcnn.structures import Batch
 
 BEFORE_QUEUES = 100
-"""Exit priority of `close`. The queues of multiprocessing have 10, and what has more runs first: a worker whose queue
-is closed already does not notice that it is told to end, and PyTorch waits 5 s for it, twice."""
+"""Exit priority of `close`. Higher priorities run first, and the queues of multiprocessing have 10. A worker whose
+queue is already closed does not receive the request to end, and PyTorch waits 5 s for it, twice."""
 
 
 class Attempt(NamedTuple):
-    """A sample, or None, and the messages of images that could not be read on the way to it.
+    """A sample or None, and the messages of images that could not be read before it.
 
-    Errors travel as values because the exceptions of a worker reach the main process rewritten, with a traceback in
-    their message.
+    Errors are passed as values, because PyTorch rewrites the exceptions of a worker: their message becomes a traceback.
     """
 
     sample: Sample | None
     problems: tuple[str, ...]
-    fault: str | None = None
-    """What ended the attempt in a worker process, where it was no unusable image."""
+    fault: TrainingError | ConfigError | None = None
+    """The error that ended the attempt in a worker process, other than an unusable image."""
 
 
 class Loaded(NamedTuple):
-    """A batch, or None where no image of it could be read, and the messages of all its samples."""
+    """A batch, or None if none of its images could be read, and the messages of all its samples."""
 
     batch: Batch | None
     problems: tuple[str, ...]
-    fault: str | None
-    """The first of the samples'."""
+    fault: TrainingError | ConfigError | None
+    """The first fault of the samples."""
 
 
 class TrainSamples(Dataset[Attempt]):
-    """Training samples by (epoch, index); in place of a broken image stands the next that can be read.
+    """Training samples by (epoch, index). A broken image is replaced by the next one that can be read.
 
-    A sample is a function of (seed, epoch, index) and the files. With `on_error: raise` the search ends at the first
-    problem.
+    A sample is a function of (seed, epoch, index) and the files. With `on_error: raise` the first broken image ends
+    the search.
     """
 
     def __init__(self, dataset: DetectionDataset, transform: TrainTransform, *, seed: int) -> None:
@@ -64,10 +64,10 @@ class TrainSamples(Dataset[Attempt]):
         problems: list[str] = []
         for step in range(len(self.dataset)):
             index = (wanted + step) % len(self.dataset)
-            transform = partial(self.transform, generator=image_generator(seed=self.seed, epoch=epoch, index=index))
+            generator = image_generator(seed=self.seed, epoch=epoch, index=index)
             seed = image_seed(seed=self.seed, epoch=epoch, index=index)
             try:
-                sample = read_sample(self.dataset, index, transform, seed=seed)
+                sample = read_sample(self.dataset, index, partial(self.transform, generator=generator), seed=seed)
             except DataError as error:
                 problems.append(str(error))
                 if self.dataset.problems.on_error == "raise":
@@ -78,53 +78,54 @@ class TrainSamples(Dataset[Attempt]):
 
 
 class EvalSamples(Dataset[Attempt]):
-    """Evaluation samples by (0, index); a broken image gives none."""
+    """Evaluation samples by (0, index). A broken image has no sample."""
 
-    def __init__(self, dataset: DetectionDataset, transform: TestTransform) -> None:
+    def __init__(self, dataset: DetectionDataset, *, short_side: int, long_side: int) -> None:
         self.dataset = dataset
-        self.transform = transform
+        self.resize = partial(resize_sample, short_side=short_side, long_side=long_side)
 
     def __getitem__(self, key: Key) -> Attempt:
         try:
-            return Attempt(read_sample(self.dataset, key[1], self.transform, seed=key[1]), ())
+            return Attempt(read_sample(self.dataset, key[1], self.resize, seed=key[1]), ())
         except DataError as error:
             return Attempt(None, (str(error),))
 
 
-def read_sample(dataset: DetectionDataset, index: int, transform: Callable, *, seed: int) -> Sample:
-    """Read image `index` and its annotation, and apply `transform(image, boxes)`; `seed` goes into the sample."""
+def read_sample(dataset: DetectionDataset, index: int, transform: Callable[[Sample], Sample], *, seed: int) -> Sample:
+    """Read image `index` with its annotation and transform it. `seed` is stored in the sample."""
     record = dataset.records[index]
     try:
-        image, boxes = transform(dataset.read_image(index), torch.from_numpy(record.boxes))
-    except DataError:
+        return transform(
+            Sample(
+                image=dataset.read_image(index),
+                boxes=torch.from_numpy(record.boxes),
+                labels=torch.from_numpy(record.labels),
+                is_ignored=torch.from_numpy(record.is_ignored),
+                original_size=torch.tensor([record.height, record.width]),
+                index=index,
+                seed=seed,
+            )
+        )
+    except UserError:
         raise
     except Exception as error:
         if get_worker_info() is None:
-            raise  # a traceback says more, and it reaches the user whole
+            raise  # the traceback reaches the user complete, and says more than a message
         raise TrainingError(describe_fault(error, record.path or f"{dataset.name} {record.image_id}")) from error
-    return Sample(
-        image=image,
-        boxes=boxes,
-        labels=torch.from_numpy(record.labels),
-        is_ignored=torch.from_numpy(record.is_ignored),
-        original_size=torch.tensor([record.height, record.width]),
-        index=index,
-        seed=seed,
-    )
 
 
 def describe_fault(error: Exception, image: Path | str) -> str:
-    """The image, the last line of the traceback and where it is from."""
+    """Name the image, the exception and the line that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = traceback.format_exception_only(error)[-1].strip()
     return (
-        f"{image}: a process that reads images failed: {text} ({Path(last.filename).name}, line {last.lineno}, in "
-        f"{last.name}); data.workers=0 shows the whole traceback"
+        f"{image}: a loader process failed: {text} ({Path(last.filename).name}, line {last.lineno}, in "
+        f"{last.name}); data.workers=0 shows the complete traceback"
     )
 
 
 class FaultsAsValues(Dataset[Attempt]):
-    """Samples whose faults in a worker process are attempts, not exceptions."""
+    """Samples that return the faults of a worker process in an attempt instead of raising them."""
 
     def __init__(self, samples: Dataset[Attempt]) -> None:
         self.samples = samples
@@ -132,12 +133,12 @@ class FaultsAsValues(Dataset[Attempt]):
     def __getitem__(self, key: Any) -> Attempt:
         try:
             return self.samples[key]
-        except TrainingError as fault:
-            return Attempt(None, (), str(fault))
+        except (TrainingError, ConfigError) as fault:
+            return Attempt(None, (), fault)
 
 
 def collate_attempts(attempts: list[Attempt]) -> Loaded:
-    """Batch the samples that are there."""
+    """Batch the samples that could be read."""
     samples = [attempt.sample for attempt in attempts if attempt.sample is not None]
     problems = tuple(message for attempt in attempts for message in attempt.problems)
     faults = [attempt.fault for attempt in attempts if attempt.fault is not None]
@@ -145,10 +146,10 @@ def collate_attempts(attempts: list[Attempt]) -> Loaded:
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader over Batch that reports unusable images to the data set's policy as their batch arrives.
+    """A DataLoader of `Batch` that reports unusable images to the policy of the dataset when their batch arrives.
 
-    Training: iteration never ends and every batch is full. Evaluation: broken images are left out of their batch,
-    and a batch of which nothing is left is None.
+    In training, iteration never ends and every batch is full. In evaluation, broken images are missing from their
+    batch, and a batch without images is None.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class BatchLoader(DataLoader):
             prefetch_factor=prefetch if workers else None,
             pin_memory=pin_memory,
             worker_init_fn=start_worker,
-            generator=torch.Generator(),  # else every iteration would draw from, and so change, the global one
+            generator=torch.Generator(),  # otherwise every iteration would draw from the global one
         )
         self.samples = samples
 
@@ -181,29 +182,30 @@ class BatchLoader(DataLoader):
         dataset = self.samples.dataset
         for batch, problems, fault in super().__iter__():
             if fault is not None:
-                raise TrainingError(fault)
+                raise fault
             for message in problems:
                 dataset.problems.report(message)
             if batch is None and isinstance(self.samples, TrainSamples):
-                raise DataError(f"{dataset.name}: not one image can be read; first: {problems[0]}")
+                raise DataError(f"{dataset.name}: no image can be read; first: {problems[0]}")
             yield batch
 
 
 def close(iteration: ReferenceType[Generator]) -> None:
-    """End an iteration that goes on as its process ends, and with it its workers.
+    """End an iteration and its workers when the process exits.
 
-    Else Python would send each worker a SIGTERM, the one that it ignores, and wait for it.
+    Otherwise Python would send each worker the SIGTERM that it ignores, and wait for it.
     """
     batches = iteration()
     if batches is not None:
-        with suppress(ValueError):  # a thread waits for its next batch at this moment
+        with suppress(ValueError):  # another thread is waiting for the next batch
             batches.close()
 
 
 def start_worker(worker: int) -> None:
-    """One thread a worker, and Ctrl-C is left to the main process, which ends the workers in order.
+    """Use one thread per worker, and ignore Ctrl-C: the main process ends the workers in order.
 
-    So is a first SIGTERM, for a batch system sends it to every process at once. The second is obeyed.
+    The first SIGTERM is ignored too, because batch systems send it to all processes at once. The second one ends the
+    worker.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

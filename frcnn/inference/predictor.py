@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from frcnn.config import Config, parse_config
-from frcnn.data.augment.transforms import TestTransform
+from frcnn.data.augment.resize import resize_sample
 from frcnn.data.batching import Sample, collate
 from frcnn.data.images import from_pil, read_image
 from frcnn.errors import CheckpointError, DataError
@@ -80,8 +80,7 @@ class Predictor:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.device = device
-        short_side, long_side = config.data.test_sides
-        self.transform = TestTransform(short_side=short_side, long_side=long_side)
+        self.short_side, self.long_side = config.data.test_sides
 
     def predict(
         self, images: ImageLike | Iterable[ImageLike], *, score_threshold: float = 0.5, batch_size: int = 1
@@ -109,9 +108,9 @@ class Predictor:
 
     def prepare(self, pixels: Tensor) -> Sample:
         """Resize (3, H, W) uint8 RGB pixels for `predict_batch`. May be called in several threads at a time."""
-        resized, boxes = self.transform(pixels, torch.zeros(0, 4))
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return Sample(resized, boxes, nothing, nothing.bool(), torch.tensor(pixels.shape[1:]), index=-1, seed=0)
+        nothing, size = torch.zeros(0, dtype=torch.int64), torch.tensor(pixels.shape[1:])
+        sample = Sample(pixels, torch.zeros(0, 4), nothing, nothing.bool(), size, index=-1, seed=0)
+        return resize_sample(sample, short_side=self.short_side, long_side=self.long_side)
 
     def predict_batch(self, samples: Sequence[Sample], *, score_threshold: float = 0.5) -> list[Prediction]:
         """Detect objects in images made by `prepare`, on one canvas that holds them all."""

@@ -28,7 +28,13 @@ def own_config(out: Path, *, is_series: bool) -> Path:
     require_run(folder)
     if not folder.config.exists():
         checkpoint, source, _ = load_newest(folder.last, folder.previous)
-        write_text(folder.config, to_yaml(parse_config(checkpoint["config"], source=str(source))))
+        config = parse_config(checkpoint["config"], source=str(source))
+        if config.data.import_paths:  # a config file may name code, a checkpoint may not
+            raise CheckpointError(
+                f"{folder.config} is missing, and the config in {source} names code to import: "
+                f"{', '.join(config.data.import_paths)}. Pass the config file: frcnn train CONFIG --resume --out {out}"
+            )
+        write_text(folder.config, to_yaml(config))
     return folder.config
 
 

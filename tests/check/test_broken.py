@@ -114,7 +114,7 @@ EXPECTED = {
     ("image-without-objects", "train"): "empty.png",
     ("annotation-unreadable", "train"): "unreadable_xml.xml: broken XML",
     ("image-size-missing", "train"): "no_size.xml: size of the image is missing",
-    ("image-listed-twice", "train"): "train.txt: listed_twice is there twice",
+    ("image-listed-twice", "train"): "train.txt: listed_twice occurs twice",
     ("image-missing", "train"): "gone.jpg: image file not found",
     ("image-truncated", "train"): "truncated.jpg",
     ("image-unreadable", "train"): "rubbish.png: cannot read image: no known image format",
@@ -196,12 +196,12 @@ def test_faults_of_coco_files(tmp_path):
     assert "annotation 27 (cat): x 70 y 5 w -20 h 20" in cases["box-negative", "train"][0]
     assert "annotation 28" in cases["box-zero-area", "train"][0]
     assert "annotation 29" in cases["box-no-numbers", "train"][0]
-    assert "annotation id 1 is there twice" in cases["annotation-id-twice", "train"][0]
-    assert "image id 1 is there twice" in cases["image-listed-twice", "train"][0]
+    assert "annotation id 1 occurs twice" in cases["annotation-id-twice", "train"][0]
+    assert "image id 1 occurs twice" in cases["image-listed-twice", "train"][0]
     assert "image 50 has the file 2.png of another image" in cases["image-file-annotated-twice", "train"][0]
-    assert "leads out of the folder" in cases["annotation-unreadable", "train"][0]
+    assert "leads out of the image folder" in cases["annotation-unreadable", "train"][0]
     assert "ids 1 to 9 without 3, 4, 5, 6, 7, 8" in cases["category-gaps", "train"][0]
-    assert "have different classes: cat, dog / cat, dog, bird" in cases["class-lists-differ", "train and val"][0]
+    assert "val.json has cat, dog; expected cat, dog, bird" in cases["class-lists-differ", "train and val"][0]
 
 
 def test_boxes_that_training_refuses_are_errors(tmp_path):

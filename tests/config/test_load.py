@@ -168,13 +168,19 @@ class TestOverrides:
         ("wieghts=x", "wieghts: unknown key; did you mean model.backbone.weights?"),
         ("data.train.num_imgs=2", "data.train.num_imgs: unknown key; did you mean data.train.num_images?"),
         ("data.frobnicate=2", "data.frobnicate: unknown key; valid keys: train, val, classes, "),
-        ("data.train.format=vox", 'data.train.format: "vox" is not one of voc, coco, shapes; did you mean voc?'),
+        (
+            "data.train.format=vox",
+            'data.train.format: "vox" is not one of voc, coco, shapes, python; did you mean voc?',
+        ),
         (
             "data.train={root: x}",
             "data.train.root: unknown key; it belongs to another format; valid keys: format, num_images",
         ),
         ("data.train=[{format: voc}]", "data.train.0.root: required key is missing"),
-        ("data.train=[{root: x}]", "data.train.0.format: required key is missing; use one of voc, coco, shapes"),
+        (
+            "data.train=[{root: x}]",
+            "data.train.0.format: required key is missing; use one of voc, coco, shapes, python",
+        ),
         ("data.train=[]", "data.train: must have at least 1 entries, found []"),
         ("data.train=5", "data.train: expected a mapping or a list, found 5"),
         ("data.train.num_images=1.5", "data.train.num_images: expected an integer, found 1.5"),

@@ -226,7 +226,7 @@ def test_parts_of_different_classes_cannot_be_joined():
 
 
 def test_a_data_set_without_images_is_an_error():
-    with pytest.raises(DataError, match="other: the data set holds no usable image"):
+    with pytest.raises(DataError, match="other: the dataset has no usable image"):
         Other(name="other", class_names=["x"], category_ids=[1], records=[], problems=ErrorPolicy())
 
 

@@ -142,7 +142,7 @@ def test_an_unusable_annotation_stops_or_is_left_out(coco_files, annotation, mes
         ),
         ({"id": [8], "file_name": "b.jpg", "height": 40, "width": 60}, "needs an id and a file_name"),
         ({"id": 8, "height": 40, "width": 60}, "needs an id and a file_name"),
-        ({"id": 7, "file_name": "b.jpg", "height": 40, "width": 60}, "image id 7 is there twice"),
+        ({"id": 7, "file_name": "b.jpg", "height": 40, "width": 60}, "image id 7 occurs twice"),
     ],
 )
 def test_an_unusable_image_entry_stops_or_is_left_out(coco_files, broken, message):

@@ -171,7 +171,7 @@ def test_not_one_readable_image_ends_training(broken_root):
         path.write_bytes(b"")
     data = voc_config(broken_root, on_error="skip")
     dataset = build_dataset(data, "train")
-    with pytest.raises(DataError, match="not one image can be read"):
+    with pytest.raises(DataError, match="no image can be read"):
         train_batches(data, dataset, 1)
     assert dataset.problems.count == 6
 

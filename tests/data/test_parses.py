@@ -43,6 +43,18 @@ def test_coco_files_are_parsed_once(tmp_path, parses):
     assert parses == {"train.json": 1, "val.json": 1}
 
 
+def test_a_file_of_both_splits_is_parsed_once(tmp_path, parses):
+    settings = CocoFiles(tmp_path / "coco").settings()
+    settings["data"]["val"] = settings["data"]["train"]
+    config = parse_config(settings, source="test")
+    experiment = build_experiment(config, WORLD)
+    assert parses == {"train.json": 1}
+    assert len(experiment.train_set) == len(experiment.val_set)
+    parses.clear()
+    check_config(config, most_images=0)
+    assert parses == {"train.json": 1}
+
+
 def test_voc_files_are_parsed_once(tmp_path, parses):
     config = parse_config(clean_voc(tmp_path / "voc").settings(), source="test")
     build_experiment(config, WORLD)

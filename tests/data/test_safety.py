@@ -96,7 +96,7 @@ def test_an_xml_of_a_gigabyte_is_not_read(tmp_path):
 
 def test_a_deep_xml(tmp_path):
     (tmp_path / "a.xml").write_text("<a>" * 100_000 + "</a>" * 100_000)
-    with pytest.raises(DataError, match=r"a\.xml: refused: .*more than 100 deep"):
+    with pytest.raises(DataError, match=r"a\.xml: refused: .*more than 100 levels deep"):
         parse_annotation(tmp_path / "a.xml")
 
 
@@ -111,7 +111,7 @@ def test_an_unknown_encoding(tmp_path, encoding):
 def test_a_list_of_images_stays_in_its_folder(voc_root, name):
     root = voc_root({"a": (40, 60, [CAT])})
     (root / "ImageSets/Main/trainval.txt").write_text(f"a\n{name} 1\n")
-    with pytest.raises(DataError, match=rf"trainval\.txt: '{name}' is no name of an image: it leads out"):
+    with pytest.raises(DataError, match=rf"trainval\.txt: '{name}' is not the name of an image: it leads out"):
         voc_dataset(root, on_error="skip")
 
 
@@ -143,7 +143,7 @@ def test_a_coco_file_name_stays_in_the_folder_of_images(coco_files, name):
     document["images"].append({"id": 8, "file_name": name, "height": 40, "width": 60})
     document["annotations"] = [{"id": 1, "image_id": 8, "category_id": 1, "bbox": [1, 1, 5, 5]}]
     path.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=rf"instances\.json: image 8: its file_name '{name}' leads out of the folder"):
+    with pytest.raises(DataError, match=rf"instances\.json: image 8: its file_name '{name}' leads out of the image"):
         coco_dataset(images, path)
     dataset = coco_dataset(images, path, on_error="skip")
     assert (len(dataset), dataset.problems.count) == (1, 1)

@@ -1,10 +1,15 @@
-"""Resize, flip and jitter, with their boxes, as a function of the generator alone."""
+"""Resize, flip and jitter: boxes follow the pixels, and every draw comes from the generator."""
 
 import pytest
 import torch
 from torchvision.transforms import functional as oracle
+from torchvision.transforms.v2 import functional as v2
 
-from frcnn.data.augment.transforms import TestTransform, TrainTransform, flip, resize, resized_size
+from frcnn.data.augment.flip import flip
+from frcnn.data.augment.jitter import ColorJitter
+from frcnn.data.augment.resize import resize, resize_sample, resized_size
+from frcnn.data.augment.transforms import TrainTransform
+from frcnn.data.batching import Sample
 from frcnn.data.sampler import image_generator
 
 
@@ -15,6 +20,11 @@ def image():
 
 BOXES = torch.tensor([[0.0, 0.0, 80.0, 60.0], [10.0, 20.0, 30.0, 50.0]])
 NONE = torch.zeros(0, 4)
+
+
+def sample_of(image, boxes=NONE):
+    labels = torch.arange(1, len(boxes) + 1)
+    return Sample(image, boxes, labels, labels % 2 == 0, torch.tensor(image.shape[1:]), index=3, seed=4)
 
 
 @pytest.mark.parametrize(
@@ -51,19 +61,22 @@ def test_resize_filters_as_torchvision_does_for_either_memory_order(image):
 
 
 def test_boxes_are_scaled_by_the_real_ratio_of_each_axis(image):
-    resized, boxes = TestTransform(short_side=33, long_side=1000)(image[:, :, :79], BOXES)
-    assert resized.shape == (3, 33, 43)  # 43.45 is rounded
+    sample = sample_of(image[:, :, :79], BOXES)
+    resized = resize_sample(sample, short_side=33, long_side=1000)
+    assert resized.image.shape == (3, 33, 43)  # 43.45 is rounded
+    assert resized[2:] == sample[2:]
     expected = BOXES * torch.tensor([43 / 79, 33 / 60, 43 / 79, 33 / 60])
-    assert torch.allclose(boxes, expected)
+    assert torch.allclose(resized.boxes, expected)
 
 
 def test_flip_moves_boxes_with_their_pixels():
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     image[:, 4:9, 2:12] = 255
-    flipped, boxes = flip(image, torch.tensor([[2.0, 4.0, 12.0, 9.0]]))
-    assert boxes.tolist() == [[18, 4, 28, 9]]
-    assert (flipped[:, 4:9, 18:28] == 255).all() and int((flipped > 0).sum()) == 3 * 50
-    assert torch.equal(flip(flipped, boxes)[1], torch.tensor([[2.0, 4.0, 12.0, 9.0]]))
+    sample = sample_of(image, torch.tensor([[2.0, 4.0, 12.0, 9.0]]))
+    flipped = flip(sample)
+    assert flipped.boxes.tolist() == [[18, 4, 28, 9]] and flipped[2:] == sample[2:]
+    assert (flipped.image[:, 4:9, 18:28] == 255).all() and int((flipped.image > 0).sum()) == 3 * 50
+    assert torch.equal(flip(flipped).boxes, sample.boxes)
 
 
 def test_vertical_flip_moves_boxes_with_their_pixels():
@@ -71,9 +84,9 @@ def test_vertical_flip_moves_boxes_with_their_pixels():
     image[:, 4:9, 2:12] = 255
     boxes = torch.tensor([[2.0, 4.0, 12.0, 9.0]])
     transform = TrainTransform(short_sides=[20], long_side=30, flip=0.0, vertical_flip=1.0)
-    flipped, moved = transform(image, boxes, torch.Generator())
-    assert torch.equal(flipped, image.flip(-2))
-    assert moved.tolist() == [[2.0, 11.0, 12.0, 16.0]]
+    flipped = transform(sample_of(image, boxes), torch.Generator())
+    assert torch.equal(flipped.image, image.flip(-2))
+    assert flipped.boxes.tolist() == [[2.0, 11.0, 12.0, 16.0]]
 
 
 def test_flip_probability(image):
@@ -84,7 +97,7 @@ def test_flip_probability(image):
     for index in range(300):
 
         def draw(transform, index=index):
-            return transform(image, BOXES, image_generator(seed=0, epoch=0, index=index))[0]
+            return transform(sample_of(image), image_generator(seed=0, epoch=0, index=index)).image
 
         assert torch.equal(draw(never), image) and torch.equal(draw(always), image.flip(-1))
         flipped += torch.equal(draw(sometimes), image.flip(-1))
@@ -93,7 +106,7 @@ def test_flip_probability(image):
 
 def test_short_side_is_drawn_from_the_list(image):
     transform = TrainTransform(short_sides=[30, 60, 90], long_side=1000, flip=0.0)
-    heights = [transform(image, NONE, image_generator(seed=0, epoch=0, index=i))[0].shape[1] for i in range(60)]
+    heights = [transform(sample_of(image), image_generator(seed=0, epoch=0, index=i)).image.shape[1] for i in range(60)]
     assert set(heights) == {30, 60, 90}
 
 
@@ -104,26 +117,29 @@ def test_a_sample_is_a_function_of_the_generator_and_leaves_the_global_one_alone
     state = torch.random.get_rng_state()
     results = []
     for _ in range(2):
-        results.append([transform(image, BOXES, image_generator(seed=1, epoch=2, index=i)) for i in range(8)])
+        results.append(
+            [transform(sample_of(image, BOXES), image_generator(seed=1, epoch=2, index=i)) for i in range(8)]
+        )
         torch.rand(3)  # the global state moves on in between
-    for (image_a, boxes_a), (image_b, boxes_b) in zip(*results, strict=True):
-        assert torch.equal(image_a, image_b) and torch.equal(boxes_a, boxes_b)
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one.image, other.image) and torch.equal(one.boxes, other.boxes)
     torch.random.set_rng_state(state)
-    transform(image, BOXES, image_generator(seed=1, epoch=2, index=0))
+    transform(sample_of(image, BOXES), image_generator(seed=1, epoch=2, index=0))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_seed_epoch_and_index_each_change_the_draw(image):
     transform = TrainTransform(short_sides=[60], long_side=100, flip=0.0, brightness=0.5)
-    first = transform(image, NONE, image_generator(seed=0, epoch=0, index=0))[0]
+    first = transform(sample_of(image), image_generator(seed=0, epoch=0, index=0)).image
     for changed in (dict(seed=1, epoch=0, index=0), dict(seed=0, epoch=1, index=0), dict(seed=0, epoch=0, index=1)):
-        assert not torch.equal(first, transform(image, NONE, image_generator(**changed))[0])
+        assert not torch.equal(first, transform(sample_of(image), image_generator(**changed)).image)
 
 
 def test_brightness_stays_in_its_range():
     grey = torch.full((3, 8, 8), 100, dtype=torch.uint8)
     transform = TrainTransform(short_sides=[8], long_side=8, flip=0.0, brightness=0.3)
-    levels = [int(transform(grey, NONE, image_generator(seed=0, epoch=0, index=i))[0][0, 0, 0]) for i in range(200)]
+    draws = [transform(sample_of(grey), image_generator(seed=0, epoch=0, index=i)) for i in range(200)]
+    levels = [int(each.image[0, 0, 0]) for each in draws]
     assert 70 <= min(levels) < 75 and 125 < max(levels) <= 130
 
 
@@ -132,20 +148,37 @@ def test_each_jitter_changes_colours_and_nothing_else(image, kind):
     plain = TrainTransform(short_sides=[60], long_side=100, flip=0.5)
     jittered = TrainTransform(short_sides=[60], long_side=100, flip=0.5, **{kind: 0.4})
     for index in range(4):
-        image_a, boxes_a = plain(image, BOXES, image_generator(seed=0, epoch=0, index=index))
-        image_b, boxes_b = jittered(image, BOXES, image_generator(seed=0, epoch=0, index=index))
-        assert torch.equal(boxes_a, boxes_b)
-        assert image_b.dtype == torch.uint8 and image_b.shape == image_a.shape and not torch.equal(image_a, image_b)
+        one = plain(sample_of(image, BOXES), image_generator(seed=0, epoch=0, index=index))
+        other = jittered(sample_of(image, BOXES), image_generator(seed=0, epoch=0, index=index))
+        assert torch.equal(one.boxes, other.boxes)
+        assert other.image.dtype == torch.uint8 and other.image.shape == one.image.shape
+        assert not torch.equal(one.image, other.image)
 
 
-def test_jitter_comes_in_random_order():
+def test_jitter_is_applied_in_random_order():
     image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    transform = TrainTransform(short_sides=[8], long_side=8, flip=0.0, brightness=0.5, contrast=0.5, saturation=0.5)
+    jitter = ColorJitter()
     called = []
-    transform.jitter = tuple(
+    jitter.changes = tuple(
         (lambda image, factor, name=name: (called.append(name), image)[1], 1.0, 0.5) for name in "bcs"
     )
     for index in range(40):
-        transform(image, NONE, image_generator(seed=0, epoch=0, index=index))
+        jitter(sample_of(image), image_generator(seed=0, epoch=0, index=index))
         called.append("|")
     assert len(set("".join(called).split("|")) - {""}) == 6
+
+
+def test_draws_and_order_of_the_augmentations(image):
+    """The numbers are drawn in the order resize, flip, jitter, vertical flip; the vertical flip precedes the jitter."""
+    transform = TrainTransform(short_sides=[30, 60], long_side=100, flip=0.5, vertical_flip=0.5, contrast=0.5)
+    for index in range(20):
+        generator = image_generator(seed=0, epoch=0, index=index)
+        result = transform(sample_of(image, BOXES), image_generator(seed=0, epoch=0, index=index))
+        short_side = [30, 60][int(torch.randint(2, (1,), generator=generator))]
+        is_flipped = float(torch.rand(1, generator=generator)) < 0.5
+        torch.randperm(4, generator=generator)
+        factor = 1.0 + 0.5 * float(torch.rand(4, generator=generator)[1] * 2 - 1)
+        is_upside_down = float(torch.rand(1, generator=generator)) < 0.5
+        expected = resize(image, (short_side, short_side * 4 // 3))
+        expected = expected.flip([-1] * is_flipped + [-2] * is_upside_down)
+        assert torch.equal(result.image, v2.adjust_contrast(expected, factor))

@@ -108,7 +108,7 @@ def test_an_unknown_class_is_reported(voc_root):
         (None, "annotation file not found"),
         ("<annotation><size>", "broken XML"),
         ("", "broken XML"),
-        ("<annotation></annotation>", "size of the image is missing, 0 or infinite"),
+        ("<annotation></annotation>", "size of the image is missing, 0, infinite"),
         ("<annotation><size><width>0</width><height>0</height></size></annotation>", "size of the image"),
         ("<annotation><size><width>60</width><height>inf</height></size></annotation>", "size of the image"),
         ("<annotation><size><width>nan</width><height>40</height></size></annotation>", "size of the image"),
@@ -129,7 +129,7 @@ def test_an_unusable_xml_leaves_out_its_image(voc_root, content, message):
 
 def test_a_missing_split_names_those_that_are_there(voc_root):
     root = voc_root({"a": (40, 60, [CAT])})
-    with pytest.raises(DataError, match=r"test\.txt: no such split; there are: trainval"):
+    with pytest.raises(DataError, match=r"test\.txt: no such split; existing splits: trainval"):
         load(root, split="test")
     with pytest.raises(DataError, match="no such folder"):
         load(root / "gone")

@@ -37,9 +37,7 @@ def test_a_fault_in_a_worker_names_the_image_and_the_last_line_of_the_traceback(
         with pytest.raises(TrainingError) as error:
             next(iter(loader))
         message = str(error.value)
-        assert (
-            message.startswith("shapes seed 0 ") and "a process that reads images failed: ZeroDivisionError" in message
-        )
+        assert message.startswith("shapes seed 0 ") and "a loader process failed: ZeroDivisionError" in message
         assert "(test_worker_faults.py, line" in message and "in break_reading)" in message
         assert "data.workers=0" in message and "Traceback" not in message
     assert guarded(lambda: next(iter(batches(data, dataset)))) == 1

@@ -4,7 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frcnn.data.augment.transforms import flip, flip_vertically, resize_boxes, resized_size
+from frcnn.data.augment.flip import flip, flip_vertically
+from frcnn.data.augment.resize import resize_boxes, resized_size
+from frcnn.data.batching import Sample
 from frcnn.ops.boxes import clip, decode, encode, iou, to_original
 from frcnn.ops.nms import nms
 from frcnn.ops.roi_pooling import assign_levels
@@ -38,22 +40,29 @@ def test_iou_with_itself_is_1(own):
     assert torch.equal(iou(own, own).diagonal(), torch.ones(len(own)))
 
 
+def sample_of(image, own):
+    labels = torch.ones(len(own), dtype=torch.int64)
+    return Sample(image, own, labels, labels > 1, torch.tensor(image.shape[1:]), index=0, seed=0)
+
+
 @given(boxes(), boxes(), SHIFTS, IMAGES)
 def test_iou_stays_under_shift_and_flips(first, second, shift, size):
     image = torch.zeros(3, *size, dtype=torch.uint8)
     expected = iou(first, second)
     torch.testing.assert_close(iou(first + shift, second + shift), expected)
     for mirror in (flip, flip_vertically):
-        torch.testing.assert_close(iou(mirror(image, first)[1], mirror(image, second)[1]), expected)
+        mirrored = [mirror(sample_of(image, each)).boxes for each in (first, second)]
+        torch.testing.assert_close(iou(*mirrored), expected)
 
 
 @given(boxes(), IMAGES)
 def test_a_flip_undoes_itself(own, size):
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     for mirror in (flip, flip_vertically):
-        again, back = mirror(*mirror(image, own))
-        assert torch.equal(again, image) and torch.equal(back, own)
-        assert (mirror(image, own)[1][:, 2:] >= mirror(image, own)[1][:, :2]).all()
+        once = mirror(sample_of(image, own))
+        again = mirror(once)
+        assert torch.equal(again.image, image) and torch.equal(again.boxes, own)
+        assert (once.boxes[:, 2:] >= once.boxes[:, :2]).all()
 
 
 @given(st.data(), st.sampled_from([(1, 1, 1, 1), (10, 10, 5, 5)]))

@@ -1,15 +1,46 @@
 """The section `data`: sources, preprocessing, loading."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, model_validator
 from typing_extensions import Self
 
 from frcnn.config.schema.section import Fraction, Peer, Section
+from frcnn.files.code import parse_import_path
+
+GIVEN = "given"
+"""Key of the validation context: the texts of the config files and overrides that the user passed."""
 
 
-class VocSource(Section):
+def _to_import_path(text: str, info: ValidationInfo) -> str:
+    return parse_import_path(text, given=(info.context or {}).get(GIVEN, frozenset()))
+
+
+CodePath = Annotated[str, AfterValidator(_to_import_path)]
+"""An import path, `package.module:attribute`."""
+
+
+class SourceSection(Section):
+    """What the datasets of all formats have in common."""
+
+    @property
+    def regions(self) -> Literal["ignore", "keep", "drop"]:
+        """What training does with crowds and difficult objects."""
+        return "ignore"
+
+    @property
+    def results_split(self) -> str | None:
+        """The split in the names of VOC results files; None for formats without splits."""
+        return None
+
+    @property
+    def far_shift(self) -> int:
+        """How many pixels the far edges x2, y2 of boxes lie before those of the continuous box."""
+        return 0
+
+
+class VocSource(SourceSection):
     """A dataset in Pascal VOC layout: Annotations/, JPEGImages/ and ImageSets/Main/ below one root."""
 
     format: Literal["voc"]
@@ -25,8 +56,20 @@ class VocSource(Section):
     """How 1-based inclusive pixels become boxes: edges gives xmin-1, ymin-1, xmax, ymax (Detectron2); minus_one
     subtracts 1 from all four, which makes boxes one pixel smaller (simple-faster-rcnn)."""
 
+    @property
+    def regions(self) -> Literal["ignore", "keep", "drop"]:
+        return self.difficult
 
-class CocoSource(Section):
+    @property
+    def results_split(self) -> str:
+        return self.split
+
+    @property
+    def far_shift(self) -> int:
+        return 1 if self.coordinates == "minus_one" else 0
+
+
+class CocoSource(SourceSection):
     """A dataset with one COCO instances file."""
 
     format: Literal["coco"]
@@ -39,8 +82,12 @@ class CocoSource(Section):
     """How training treats crowd annotations: as ignore regions, or not at all (drop, as torchvision and Detectron2).
     Evaluation always ignores them."""
 
+    @property
+    def regions(self) -> Literal["ignore", "drop"]:
+        return self.crowd
 
-class ShapesSource(Section):
+
+class ShapesSource(SourceSection):
     """The demo dataset: shapes on textured backgrounds, drawn on the fly from a seed."""
 
     format: Literal["shapes"]
@@ -55,7 +102,19 @@ class ShapesSource(Section):
     """Width of the images in pixels."""
 
 
-Source = Annotated[VocSource | CocoSource | ShapesSource, Field(discriminator="format")]
+class PythonSource(SourceSection):
+    """A dataset class of your own."""
+
+    format: Literal["python"]
+    """Selects a dataset class named by import path."""
+    dataset: CodePath
+    """Import path package.module:name of a DetectionDataset, or of a function that returns one."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments of the class or function."""
+
+
+Source = Annotated[VocSource | CocoSource | ShapesSource | PythonSource, Field(discriminator="format")]
+"""The data formats. `frcnn.data.build_data.READERS` has the reader of each."""
 
 
 class JitterConfig(Section):
@@ -86,8 +145,8 @@ class DataConfig(Section):
     classes (torchvision, mmdetection). drop_crowd_only also skips images that have only crowds or difficult objects
     (Detectron2). Evaluation uses all images."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What to do with an unusable image or annotation: raise stops with an error that names it; skip warns once, skips
-    it and counts it."""
+    """What to do with an unusable image or annotation: raise stops with an error that names it; skip warns once,
+    skips it and counts it."""
     short_side: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = 600
     """Training: length in pixels of the short side after the resize. From a list, one value is drawn for each image."""
     long_side: PositiveInt = 1000
@@ -103,6 +162,9 @@ class DataConfig(Section):
     """Probability of a vertical flip in training, for images without a fixed orientation, such as microscope or
     satellite images."""
     jitter: JitterConfig = JitterConfig()
+    transform: CodePath | list[CodePath] | None = None
+    """Augmentations of your own: import path package.module:name of a function that takes a Sample and a
+    torch.Generator and returns a Sample, or a list of them. Applied after the built-in ones, in training only."""
     sampling: Literal["uniform", "class_balanced", "repeat_factor"] = "uniform"
     """Which images an epoch contains. uniform: each image once. repeat_factor: images of rare classes several times
     (LVIS). class_balanced: as many draws as images; each draw picks a class, then an image of that class."""
@@ -136,6 +198,18 @@ class DataConfig(Section):
     def short_sides(self) -> list[int]:
         """`short_side` as a list."""
         return self.short_side if isinstance(self.short_side, list) else [self.short_side]
+
+    @property
+    def transforms(self) -> list[str]:
+        """`transform` as a list."""
+        return self.transform if isinstance(self.transform, list) else [self.transform] if self.transform else []
+
+    @property
+    def import_paths(self) -> list[str]:
+        """All import paths of the section."""
+        train = self.train if isinstance(self.train, list) else [self.train]
+        sources = [source.dataset for source in [*train, self.val] if isinstance(source, PythonSource)]
+        return [*sources, *self.transforms]
 
     @property
     def test_sides(self) -> tuple[int, int]:

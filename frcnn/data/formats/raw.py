@@ -1,11 +1,12 @@
-"""Annotations of one source as they are written: nothing is clipped, filtered or repaired.
+"""Annotations of one source as written: nothing is clipped, filtered or repaired.
 
-The readers `voc.read_voc` and `coco.read_coco` parse the files once and give a `RawAnnotation`. Class names, datasets
-(`annotated`) and the checks of the data are all made from it.
+The reader of a format parses the files once and returns a `RawAnnotation`. Class names, datasets (`annotated`), the
+data checks and cleaned copies are all made from it. A reader raises DataError only if the whole source is unusable;
+everything that is wrong with one image or object becomes a `Fault`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,41 +20,41 @@ UNKNOWN = -1
 
 
 class RawImage(NamedTuple):
-    """An image, as its annotation names it."""
+    """An image as its annotation describes it."""
 
     image_id: int | str
     path: Path | None
-    """None where it is drawn on the fly."""
+    """None if the image is not a file."""
     annotation: Path | None
     """The file that annotates it."""
     height: float
-    """As written; NaN where it cannot be the height of an image."""
+    """As written; NaN if it cannot be the height of an image."""
     width: float
 
 
 class RawObjects(NamedTuple):
-    """Columns of all m objects."""
+    """The m objects of all images, in columns."""
 
     rows: np.ndarray
-    """(m,) int64 position of the image; -1 where there is no such image."""
+    """(m,) int64 position of the image; -1 if there is no such image."""
     positions: np.ndarray
-    """(m,) int64 place among the objects of its annotation file, from 0."""
+    """(m,) int64 position among the objects of the annotation file, from 0."""
     boxes: np.ndarray
-    """(m, 4) float64 xyxy, edges before they are clipped to the image; NaN where it is no four numbers."""
+    """(m, 4) float64 xyxy edges, not clipped to the image; NaN if the file does not have four numbers."""
     sides: np.ndarray
-    """(m, 2) float64 width and height as written (VOC: xmax - xmin); a dataset has no box with a side of 0 or less."""
+    """(m, 2) float64 width and height as written (VOC: xmax - xmin). Datasets skip boxes with a side of 0 or less."""
     written: np.ndarray
     """(m, 4) float64 the four numbers as written."""
     names: np.ndarray
-    """(m,) int64 index into `RawAnnotation.names`; -1 where the category id is unknown."""
+    """(m,) int64 index into `RawAnnotation.names`; -1 for an unknown category id."""
     areas: np.ndarray
-    """(m,) float64 square pixels as annotated; NaN where the file holds none."""
+    """(m,) float64 square pixels as annotated; NaN if the file has no area."""
     is_crowd: np.ndarray
-    """(m,) bool, COCO's iscrowd."""
+    """(m,) bool, iscrowd of COCO."""
     is_difficult: np.ndarray
-    """(m,) bool, VOC's difficult."""
+    """(m,) bool, difficult of VOC."""
     ids: list[Any]
-    """Id of each in the file, None where it is missing; empty where the format has no ids."""
+    """Id of each object in the file, None where it is missing; empty if the format has no ids."""
 
     @property
     def is_region(self) -> np.ndarray:
@@ -62,15 +63,15 @@ class RawObjects(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Something that keeps an image or object from being read at all."""
+    """A reason why an image or object cannot be read."""
 
     kind: str
     """"unreadable", "listed twice", "no size", "unknown image", "unknown category", "id twice", "file twice"."""
     row: int
-    """Position of the image, -1 where there is none."""
+    """Position of the image, -1 if there is none."""
     message: str
     is_problem: bool = True
-    """Whether a dataset leaves something out because of it, and reports that."""
+    """Whether a dataset skips something because of it and reports that."""
 
 
 class RawAnnotation(NamedTuple):
@@ -82,18 +83,27 @@ class RawAnnotation(NamedTuple):
     images: list[RawImage]
     objects: RawObjects
     names: list[str]
-    """Class names: those the file declares, else those found, sorted; an object without a name has the name ""."""
+    """Class names: those that the file declares, else those found, sorted. An object without a name has the name ""."""
     category_ids: list[int]
-    """Of `names`; empty where the format has none."""
+    """Ids of `names`; empty if the format has none."""
     is_declared: bool
-    """Whether the format lists its classes apart from the objects."""
+    """Whether the format lists its classes separately from the objects."""
     faults: list[Fault]
     origin: Path | None
-    """The folder (VOC) or file (COCO) it was read from; None for other formats."""
-    part: str
-    """VOC's split; empty for other formats."""
+    """The folder or file that was read; None if there are no annotation files."""
+    origin_key: str = ""
+    """The config key of the source that holds `origin`."""
+    part: str = ""
+    """Name of the part of `origin` that was read: the split of VOC."""
+    box_keys: tuple[str, str, str, str] = ("x1", "y1", "x2", "y2")
+    """Names of the four numbers of a box in the files, for messages."""
+    write_copy: Callable[[Sequence["Changes"], Path], list[str]] | None = None
+    """Write a changed copy of the annotations of one origin to a path; None if the format cannot.
+
+    Takes the changes of each part of the origin that was read. Returns instructions for what is left to do.
+    """
     dataset: DetectionDataset | None = None
-    """Reads the pixels of images that are not files, by their position; None where they are files."""
+    """Reads the pixels of image `row` if the images are not plain files."""
 
     @property
     def place(self) -> str:
@@ -101,7 +111,7 @@ class RawAnnotation(NamedTuple):
         return self.name if self.origin is None else str(self.origin)
 
     def object_name(self, number: int) -> str:
-        """What messages call an object: "annotation ID", or "object N" where the format has no ids."""
+        """Name of an object in messages: "annotation ID", or "object N" if the format has no ids."""
         place = int(self.objects.positions[number])
         if not self.objects.ids:
             return f"object {place + 1}"
@@ -109,15 +119,27 @@ class RawAnnotation(NamedTuple):
         return f"annotation number {place}" if own is None else f"annotation {shown(own)}"
 
     def written(self, number: int) -> str:
-        """The four numbers of a box as they stand in the file."""
-        words = {"voc": ("xmin", "ymin", "xmax", "ymax"), "coco": ("x", "y", "w", "h")}
-        keys = words.get(self.format, ("x1", "y1", "x2", "y2"))
+        """The four numbers of a box as written in the file."""
         values = self.objects.written[number].tolist()
-        return " ".join(f"{key} {value:g}" for key, value in zip(keys, values, strict=True))
+        return " ".join(f"{key} {value:g}" for key, value in zip(self.box_keys, values, strict=True))
+
+
+class Changes(NamedTuple):
+    """Changes of one source for `RawAnnotation.write_copy`. Images are given by row, objects by column number."""
+
+    raw: RawAnnotation
+    dropped_images: Collection[int]
+    dropped_objects: Collection[int]
+    sizes: Mapping[int, tuple[int, int]]
+    """New (height, width)."""
+    boxes: Mapping[int, Sequence[float]]
+    """New edges x1, y1, x2, y2."""
+    names: Mapping[int, str]
+    """New class names."""
 
 
 def from_dataset(dataset: DetectionDataset) -> RawAnnotation:
-    """Annotations of a dataset without annotation files, which stays the reader of its pixels."""
+    """The annotations of a dataset without annotation files. Pixels are read by the dataset."""
     images, columns = [], []
     for row, record in enumerate(dataset.records):
         images.append(RawImage(record.image_id, record.path, None, record.height, record.width))
@@ -145,23 +167,22 @@ def from_dataset(dataset: DetectionDataset) -> RawAnnotation:
         is_declared=True,
         faults=[],
         origin=None,
-        part="",
         dataset=dataset,
     )
 
 
 def is_size(value: Any) -> bool:
-    """Whether it can be the height or width of an image."""
+    """Whether a value can be the height or width of an image."""
     return isinstance(value, int | float) and 1 <= value <= IMAGE_SIDE
 
 
 def side(value: Any) -> float:
-    """The height or width of an image in whole pixels; NaN where it cannot be one."""
+    """The height or width of an image in whole pixels; NaN if the value cannot be one."""
     return int(value) if is_size(value) else math.nan
 
 
 def repeated(values: Sequence) -> list:
-    """Values that occur more than once, in order."""
+    """The values that occur more than once, in order."""
     if len(set(values)) == len(values):
         return []
     counts: dict[Any, int] = {}

@@ -1,4 +1,4 @@
-"""The demo set: shapes on textured ground, drawn on the fly from a seed, on no disk and from no network."""
+"""The demo dataset: shapes on textured backgrounds, drawn on the fly from a seed. Needs no files and no network."""
 
 from typing import NamedTuple
 
@@ -9,19 +9,25 @@ from torch import Tensor
 
 from frcnn.annotations import ImageRecord
 from frcnn.data.dataset import DetectionDataset
+from frcnn.data.formats.raw import RawAnnotation, from_dataset
 from frcnn.data.formats.texture import clutter, contrasting_colour, fill, ground
 from frcnn.data.problems import ErrorPolicy
 
 CLASS_NAMES = ("circle", "square", "triangle", "star", "cross")
 
 SMALLEST, LARGEST = 16, 160
-"""Longer side of a whole shape in pixels (at most LARGEST_SHARE of the image's short side)."""
+"""Bounds of the longer side of a shape in pixels, which is also at most LARGEST_SHARE of the image's short side."""
 LARGEST_SHARE = 0.625
 MIN_VISIBLE = 0.6
-"""Share of a shape's pixels that neither another shape nor the border may hide."""
+"""Minimum share of a shape's pixels that is not hidden by other shapes or the border."""
 MAX_SHAPES = 14
 EMPTY_SHARE = 0.05
 """Share of images without any object."""
+
+
+def read_shapes(*, num_images: int, seed: int, height: int, width: int) -> RawAnnotation:
+    """The annotations of a `ShapesDataset`."""
+    return from_dataset(ShapesDataset(num_images=num_images, seed=seed, height=height, width=width))
 
 
 class PlacedShape(NamedTuple):
@@ -30,24 +36,26 @@ class PlacedShape(NamedTuple):
     outline: np.ndarray
     """(n, 2) float64 corners x, y in pixels of the image; parts may lie outside."""
     window: tuple[slice, slice]
-    """Rows and columns of the image it reaches into."""
+    """Rows and columns of the image that the shape covers."""
 
 
 class ShapesDataset(DetectionDataset):
-    """`num_images` images of five kinds of shape, each a function of (seed, index) and the image size.
+    """`num_images` images of five kinds of shapes. Each image is a function of (seed, index) and the image size.
 
-    Classes are told by form alone: colours and fillings are random, and so are the ground (five kinds of texture),
-    the clutter (strokes that are no object, some of them across the objects), size, proportions and a rotation of up
-    to 25 degrees. Shapes hide parts of one another and stick out of the image.
+    Classes differ by form only. Colors and fillings are random, as are the background (five kinds of texture), the
+    clutter (strokes that are not objects, some of them across objects), sizes, proportions and a rotation of up to 25
+    degrees. Shapes hide parts of other shapes and extend beyond the image.
 
-    Boxes are tight around the visible pixels of a shape, `areas` counts these pixels. Placing is done at the start
-    (about 1.5 ms an image), painting when an image is read.
+    Boxes are tight around the visible pixels of a shape, and `areas` counts these pixels. Shapes are placed when the
+    dataset is created (about 1.5 ms per image) and painted when an image is read.
     """
 
-    def __init__(self, *, num_images: int, seed: int, height: int, width: int, problems: ErrorPolicy) -> None:
+    def __init__(
+        self, *, num_images: int, seed: int, height: int, width: int, problems: ErrorPolicy | None = None
+    ) -> None:
         """
         Args:
-            seed: >= 0; another seed is another set of images.
+            seed: >= 0; each seed gives a different set of images.
             height, width: pixels, at least 64.
         """
         self.seed = seed
@@ -61,7 +69,6 @@ class ShapesDataset(DetectionDataset):
         super().__init__(
             name=f"shapes seed {seed}",
             class_names=CLASS_NAMES,
-            category_ids=range(1, len(CLASS_NAMES) + 1),
             records=records,
             problems=problems,
         )
@@ -73,7 +80,7 @@ class ShapesDataset(DetectionDataset):
 
 
 def _regular(num_corners: int, *, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
-    """Corners around the origin, the first straight up, at `radii` in turn."""
+    """Corners around the origin, the first one at the top, at the radii in turn."""
     angles = np.arange(num_corners) * 2 * np.pi / num_corners
     return np.resize(radii, num_corners)[:, None] * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
 
@@ -92,18 +99,18 @@ OUTLINES = {
 
 
 def place_shapes(rng: np.random.Generator, height: int, width: int) -> tuple[list[PlacedShape], np.ndarray]:
-    """Compose an image: shapes from back to front, and which of them each pixel shows.
+    """Place shapes from back to front.
 
-    A shape is tried at a random place; it is given up if it, or a shape it covers, would keep less than MIN_VISIBLE
-    of its pixels.
+    Each shape gets one random place. It is skipped if less than MIN_VISIBLE of its pixels, or of a shape that it
+    covers, would be visible.
 
     Returns:
-        the shapes, and owner (H, W) uint8: k where shape k - 1 is seen, 0 for the ground.
+        The shapes, and owner (H, W) uint8: k where shape k - 1 is visible, 0 for the background.
     """
     owner = np.zeros((height, width), np.uint8)
     shapes: list[PlacedShape] = []
     whole_areas: list[int] = []
-    visible = np.zeros(MAX_SHAPES + 1, np.int64)  # pixels seen of shape k - 1; entry 0 is the ground and not used
+    visible = np.zeros(MAX_SHAPES + 1, np.int64)  # visible pixels of shape k - 1; entry 0, the background, is unused
     if rng.random() < EMPTY_SHARE:
         return shapes, owner
     largest = min(LARGEST, LARGEST_SHARE * min(height, width))
@@ -130,7 +137,7 @@ def place_shapes(rng: np.random.Generator, height: int, width: int) -> tuple[lis
 
 
 def _random_outline(rng: np.random.Generator, name: str, size: float) -> np.ndarray:
-    """A shape around the origin, stretched and turned, its longer side `size` pixels."""
+    """A stretched and rotated shape around the origin. Its longer side has `size` pixels."""
     angle = np.deg2rad(rng.uniform(-25, 25))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     outline = (OUTLINES[name] * rng.uniform(0.75, 1.0, size=2)) @ turn
@@ -138,7 +145,7 @@ def _random_outline(rng: np.random.Generator, name: str, size: float) -> np.ndar
 
 
 def rasterise(outline: np.ndarray, height: int, width: int) -> tuple[np.ndarray, tuple[slice, slice], int]:
-    """Pixels of a polygon inside the image: a mask over a window, the window, and the pixels of the whole polygon."""
+    """The pixels of a polygon inside the image: a mask over a window, the window, and its total pixel count."""
     left, top = np.floor(outline.min(axis=0)).astype(int)
     right, bottom = np.floor(outline.max(axis=0)).astype(int) + 1
     canvas = Image.new("1", (int(right - left), int(bottom - top)))
@@ -150,7 +157,7 @@ def rasterise(outline: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
 
 
 def paint(rng: np.random.Generator, shapes: list[PlacedShape], height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8: ground, clutter, shapes from back to front, a few thin strokes over all, blur and grain."""
+    """(H, W, 3) uint8: background, clutter, shapes from back to front, a few thin strokes on top, blur and grain."""
     canvas = clutter(rng, ground(rng, height, width), strokes=int(rng.integers(0, 9)), widest=4)
     for shape in shapes:
         mask, window, _ = rasterise(shape.outline, height, width)

@@ -1,4 +1,4 @@
-"""Grounds, fillings and clutter for the demo set. Colours are RGB in 0..255."""
+"""Backgrounds, fillings and clutter for the demo dataset. Colors are RGB in 0..255."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ Rng = np.random.Generator
 
 
 def ground(rng: Rng, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8: two related colours mixed by a gradient, stripes, checkers, blotches or noise."""
+    """(H, W, 3) uint8: two similar colors mixed by a gradient, stripes, checkers, blotches or noise."""
     colour = rng.uniform(20, 235, size=3)
     other = (colour + rng.uniform(-70, 70, size=3)).clip(0, 255)
     pattern = _PATTERNS[rng.integers(len(_PATTERNS))]
@@ -17,7 +17,7 @@ def ground(rng: Rng, height: int, width: int) -> np.ndarray:
 
 
 def fill(rng: Rng, colour: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8: a plain colour or the colour with a darker or lighter pattern."""
+    """(H, W, 3) uint8: a plain color, or the color with a darker or lighter pattern."""
     if rng.random() < 0.6:
         return np.broadcast_to(colour.astype(np.uint8), (height, width, 3))
     shade = (colour * rng.uniform(0.6, 1.0) if rng.random() < 0.5 else colour + rng.uniform(0, 60)).clip(0, 255)
@@ -26,7 +26,7 @@ def fill(rng: Rng, colour: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def contrasting_colour(rng: Rng, under: np.ndarray) -> np.ndarray:
-    """A random colour (3,), drawn until it stands out from `under`: at least 150 levels apart, summed over channels."""
+    """A random color (3,) that differs from `under` by at least 150 levels, summed over the channels."""
     while True:
         colour = rng.uniform(0, 255, size=3)
         if np.abs(colour - under).sum() >= 150:
@@ -34,7 +34,7 @@ def contrasting_colour(rng: Rng, under: np.ndarray) -> np.ndarray:
 
 
 def clutter(rng: Rng, canvas: np.ndarray, *, strokes: int, widest: int) -> np.ndarray:
-    """Draw lines, arcs and squiggles, none of them filled; a new (H, W, 3) uint8 array."""
+    """Draw unfilled lines, arcs and squiggles; returns a new (H, W, 3) uint8 array."""
     height, width = canvas.shape[:2]
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
@@ -59,7 +59,7 @@ def clutter(rng: Rng, canvas: np.ndarray, *, strokes: int, widest: int) -> np.nd
 
 
 def _mix(colour: np.ndarray, other: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 between two colours, by a weight (H, W) in 0..255."""
+    """(H, W, 3) uint8 between two colors, by a weight (H, W) in 0..255."""
     table = np.linspace(colour, other, 256).astype(np.uint8)
     return table.take(weight, axis=0)
 

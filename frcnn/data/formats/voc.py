@@ -1,31 +1,36 @@
-"""The Pascal VOC format: a folder with one XML file for each image and lists of images."""
+"""The Pascal VOC format: a folder with one XML file per image, and lists of images."""
 
 import math
+import os
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from frcnn.data.formats.raw import Fault, RawAnnotation, RawImage, RawObjects, is_size, repeated, side
+from frcnn.data.formats.raw import Changes, Fault, RawAnnotation, RawImage, RawObjects, is_size, repeated, side
 from frcnn.errors import DataError
 from frcnn.files.limits import IMAGE_SIDE, LIST_BYTES, XML_BYTES, XML_DEPTH
 from frcnn.files.reading import path_inside, read_bytes, read_text, shown
 
+BOX_KEYS = ("xmin", "ymin", "xmax", "ymax")
+
 
 def read_voc(root: Path, split: str, *, coordinates: Literal["edges", "minus_one"] = "edges") -> RawAnnotation:
-    """Parse the annotations of one list in ImageSets/Main, in the list's order, each image once.
+    """Parse the annotations of one list in ImageSets/Main, in the order of the list, each image once.
 
     Args:
-        root: folder that holds Annotations, JPEGImages and ImageSets.
+        root: folder that contains Annotations, JPEGImages and ImageSets.
         split: name of the list, without .txt.
-        coordinates: coordinates are 1-based and inclusive in the files. "edges" makes them the continuous edges
-            xmin - 1, ymin - 1, xmax, ymax; "minus_one" takes 1 from all four.
+        coordinates: the files have 1-based, inclusive coordinates. "edges" converts them to the continuous edges
+            xmin - 1, ymin - 1, xmax, ymax; "minus_one" subtracts 1 from all four.
 
     Raises:
-        DataError: a missing folder or list. What is wrong with a single file is a `Fault`.
+        DataError: a folder or the list is missing. An error in a single file is a `Fault`.
     """
     listed, paths = read_image_list(root, split), find_image_paths(root)
     images: list[RawImage] = []
@@ -41,14 +46,14 @@ def read_voc(root: Path, split: str, *, coordinates: Literal["edges", "minus_one
             annotation = VocAnnotation("", math.nan, math.nan, [])
         else:
             if not (is_size(annotation.height) and is_size(annotation.width)):
-                message = f"{xml_path}: size of the image is missing, 0 or infinite, or above {IMAGE_SIDE}"
+                message = f"{xml_path}: size of the image is missing, 0, infinite or above {IMAGE_SIDE}"
                 faults.append(Fault("no size", row, message))
         path = image_path(root, image_id, annotation.file_name, found=paths)
         images.append(RawImage(image_id, path, xml_path, side(annotation.height), side(annotation.width)))
         columns += [(row, place, each) for place, each in enumerate(annotation.objects)]
     for image_id in repeated(listed):
         row = next(row for row, image in enumerate(images) if image.image_id == image_id)
-        message = f"{root / 'ImageSets/Main' / split}.txt: {image_id} is there twice"
+        message = f"{root / 'ImageSets/Main' / split}.txt: {image_id} occurs twice"
         faults.append(Fault("listed twice", row, message, is_problem=False))
 
     names = sorted({each.name for _, _, each in columns})
@@ -76,39 +81,42 @@ def read_voc(root: Path, split: str, *, coordinates: Literal["edges", "minus_one
         is_declared=False,
         faults=faults,
         origin=root,
+        origin_key="root",
         part=split,
+        box_keys=BOX_KEYS,
+        write_copy=write_copy,
     )
 
 
 def read_image_list(root: Path, split: str) -> list[str]:
-    """Names of ImageSets/Main/SPLIT.txt as written; the lists of single classes carry a second column -1, 0 or 1.
+    """The names in ImageSets/Main/SPLIT.txt. The lists of single classes have a second column -1, 0 or 1.
 
     Raises:
-        DataError: no such folder or list.
+        DataError: the folder or the list is missing, or a name leads out of the folder.
     """
     folder = root / "ImageSets" / "Main"
     path = folder / f"{split}.txt"
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; a VOC root holds Annotations, JPEGImages and ImageSets/Main")
+        raise DataError(f"{folder}: no such folder; a VOC root contains Annotations, JPEGImages and ImageSets/Main")
     if path_inside(folder, split) is None:
         raise DataError(f"{folder}: the split {shown(split)} leads out of this folder")
     try:
         lines = read_text(path, LIST_BYTES, error=DataError).splitlines()
     except FileNotFoundError:
         there = ", ".join(sorted(each.stem for each in folder.glob("*.txt"))) or "none"
-        raise DataError(f"{path}: no such split; there are: {there}") from None
+        raise DataError(f"{path}: no such split; existing splits: {there}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot read the list of images: {error}") from None
     names = (re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines)
     names = [name for name in names if name]
     outside = next((name for name in names if path_inside(folder, name) is None), None)
     if outside is not None:
-        raise DataError(f"{path}: {shown(outside)} is no name of an image: it leads out of the folder of the images")
+        raise DataError(f"{path}: {shown(outside)} is not the name of an image: it leads out of the image folder")
     return names
 
 
 def find_image_paths(root: Path) -> dict[str, Path]:
-    """Files of JPEGImages by their name without suffix, .jpg before any other format of the same name."""
+    """The files in JPEGImages by their name without suffix. Of several formats with one name, .jpg is preferred."""
     folder = root / "JPEGImages"
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder (data.*.root is the folder above it)")
@@ -122,9 +130,9 @@ def find_image_paths(root: Path) -> dict[str, Path]:
 
 
 def image_path(root: Path, image_id: str, file_name: str, *, found: dict[str, Path]) -> Path:
-    """The file of an image, or, where `find_image_paths` found none, the one its annotation names.
+    """The file of an image; if `find_image_paths` did not find it, the file that the annotation names.
 
-    A name that leads out of JPEGImages (some programs write the path on their own disk) counts as none.
+    A name that leads out of JPEGImages is ignored: some programs write the path on their own disk.
     """
     folder = root / "JPEGImages"
     named = path_inside(folder, file_name) if file_name else None
@@ -132,34 +140,34 @@ def image_path(root: Path, image_id: str, file_name: str, *, found: dict[str, Pa
 
 
 class VocObject(NamedTuple):
-    """An object as it is written."""
+    """An object as written."""
 
     name: str
     box: tuple[float, ...] | None
-    """As written: xmin, ymin, xmax, ymax; None where one of them is no number."""
+    """xmin, ymin, xmax, ymax as written; None if one of them is not a number."""
     is_difficult: bool
 
 
 class VocAnnotation(NamedTuple):
-    """An annotation file as it is written."""
+    """An annotation file as written."""
 
     file_name: str
     height: float
-    """NaN where it is missing or no number."""
+    """NaN if it is missing or not a number."""
     width: float
     objects: list[VocObject]
 
 
 def parse_annotation(path: Path) -> VocAnnotation:
-    """Read an XML file, and judge nothing of what it says.
+    """Read an XML file without checking its values.
 
     Raises:
-        DataError: it is missing, no XML, larger than the limit, nested too deeply, or has a DOCTYPE.
+        DataError: the file is missing, not XML, larger than the limit, nested too deeply, or has a DOCTYPE.
     """
     root = read_xml(path)
     objects = []
-    for each in root.findall("object"):  # direct children only: the parts of a person have boxes of their own
-        box = tuple(_number(each, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax"))
+    for each in root.findall("object"):  # direct children only: the parts of a person have their own boxes
+        box = tuple(_number(each, f"bndbox/{edge}") for edge in BOX_KEYS)
         objects.append(
             VocObject(
                 name=(each.findtext("name") or "").strip(),
@@ -172,7 +180,7 @@ def parse_annotation(path: Path) -> VocAnnotation:
 
 
 class _ShallowTree(ElementTree.TreeBuilder):
-    """A tree of limited depth."""
+    """A tree builder with a limited depth."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -182,7 +190,7 @@ class _ShallowTree(ElementTree.TreeBuilder):
     def start(self, tag: Any, attrs: dict[Any, Any], /) -> ElementTree.Element:
         self.depth += 1
         if self.depth > XML_DEPTH:
-            raise DataError(f"{self.path}: refused: its elements are nested more than {XML_DEPTH} deep")
+            raise DataError(f"{self.path}: refused: its elements are nested more than {XML_DEPTH} levels deep")
         return super().start(tag, attrs)
 
     def end(self, tag: str, /) -> ElementTree.Element:
@@ -191,21 +199,98 @@ class _ShallowTree(ElementTree.TreeBuilder):
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """The root of an annotation file; DataError as `parse_annotation`."""
+    """The root element of an annotation file; DataError as in `parse_annotation`."""
     try:
         content = read_bytes(path, XML_BYTES, error=DataError)
-        if b"<!DOCTYPE" in content.replace(b"\0", b""):  # of UTF-16
-            raise DataError(f"{path}: refused: it has a DOCTYPE, which no annotation needs and attacks use; delete it")
+        if b"<!DOCTYPE" in content.replace(b"\0", b""):  # the zeros of UTF-16
+            raise DataError(f"{path}: refused: it has a DOCTYPE, which only attacks need; delete that line")
         return ElementTree.fromstring(content, ElementTree.XMLParser(target=_ShallowTree(path)))
     except FileNotFoundError:
         raise DataError(f"{path}: annotation file not found") from None
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last: an unknown encoding
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise DataError(f"{path}: broken XML: {error}") from None
 
 
 def _number(element: ElementTree.Element, path: str) -> float:
-    """The number at `path`, NaN where there is none. VOC 2012 writes some coordinates with decimals."""
+    """The number at `path`, NaN if there is none. Some coordinates of VOC 2012 have decimals."""
     try:
         return float(element.findtext(path) or "")
     except ValueError:
         return math.nan
+
+
+def write_copy(changes: Sequence[Changes], out: Path) -> list[str]:
+    """Write a changed copy of one root with all its splits, see `RawAnnotation.write_copy`.
+
+    Writes Annotations, ImageSets/Main and, if the file system has links, a link JPEGImages to the images. An image of
+    several splits is changed as in the first split that keeps it.
+
+    Raises:
+        DataError: an annotation cannot be read any more.
+        OSError: the copy cannot be written.
+    """
+    (out / "Annotations").mkdir(parents=True)
+    (out / "ImageSets" / "Main").mkdir(parents=True)
+    written: set[int | str] = set()
+    for change in changes:
+        raw = change.raw
+        kept = [row for row in range(len(raw.images)) if row not in change.dropped_images]
+        names = "".join(f"{raw.images[row].image_id}\n" for row in kept)
+        (out / "ImageSets" / "Main" / f"{raw.part}.txt").write_text(names, encoding="utf-8")
+        changed = _changed_objects(change)
+        for row in kept:
+            image = raw.images[row]
+            if image.image_id in written or image.annotation is None:
+                continue
+            written.add(image.image_id)
+            target = out / "Annotations" / f"{image.image_id}.xml"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if row in changed or row in change.sizes:
+                _changed_xml(change, row, image.annotation, changed.get(row, [])).write(target, encoding="utf-8")
+            else:
+                shutil.copyfile(image.annotation, target)
+    root = changes[0].raw.origin
+    assert root is not None
+    images = root / "JPEGImages"
+    try:
+        os.symlink(images.resolve(), out / "JPEGImages", target_is_directory=True)
+    except (OSError, NotImplementedError):
+        return [f"first link or copy {images} to {out / 'JPEGImages'}"]
+    return []
+
+
+def _changed_objects(change: Changes) -> dict[int, list[int]]:
+    """Numbers of the changed and dropped objects by row."""
+    changed: dict[int, list[int]] = {}
+    for number in sorted({*change.dropped_objects, *change.boxes, *change.names}):
+        changed.setdefault(int(change.raw.objects.rows[number]), []).append(number)
+    return changed
+
+
+def _changed_xml(change: Changes, row: int, path: Path, numbers: Sequence[int]) -> ElementTree.ElementTree:
+    """The annotation file of an image with its changes; `numbers` are its changed objects."""
+    objects = change.raw.objects
+    root = read_xml(path)
+    elements = root.findall("object")
+    for number in numbers:
+        element = elements[int(objects.positions[number])]
+        if number in change.dropped_objects:
+            root.remove(element)
+            continue
+        if number in change.names:
+            _child(element, "name").text = change.names[number]
+        if number in change.boxes:
+            shift = objects.written[number] - objects.boxes[number]  # from edges to the coordinates of the file
+            values = (change.boxes[number] + shift).tolist()
+            for edge, value in zip(BOX_KEYS, values, strict=True):
+                _child(_child(element, "bndbox"), edge).text = f"{value:.10g}"
+    if row in change.sizes:
+        for name, value in zip(("height", "width"), change.sizes[row], strict=True):
+            _child(_child(root, "size"), name).text = str(value)
+    return ElementTree.ElementTree(root)
+
+
+def _child(element: ElementTree.Element, name: str) -> ElementTree.Element:
+    """The child of a name, created if it is missing."""
+    found = element.find(name)
+    return ElementTree.SubElement(element, name) if found is None else found
