@@ -96,8 +96,9 @@ def _describe(item: Any, path: KeyPath, raw: dict[str, Any]) -> str:
     if kind == "value_error":
         return str(item["ctx"]["error"])
     if kind in ("too_short", "too_long"):
-        bound = "at least {min_length}" if kind == "too_short" else "at most {max_length}"
-        return f"must have {bound.format(**item['ctx'])} entries, found {_show(item['input'])}"
+        limit = item["ctx"]["min_length" if kind == "too_short" else "max_length"]
+        bound = f"{'at least' if kind == 'too_short' else 'at most'} {limit} {'entry' if limit == 1 else 'entries'}"
+        return f"expected {bound}, found {_show(item['input'])}"
     return f"{item['msg'].replace('Input should', 'must')}, found {_show(item['input'])}"
 
 

@@ -181,7 +181,7 @@ class TestOverrides:
             "data.train=[{root: x}]",
             "data.train.0.format: required key is missing; use one of voc, coco, shapes, python",
         ),
-        ("data.train=[]", "data.train: must have at least 1 entries, found []"),
+        ("data.train=[]", "data.train: expected at least 1 entry, found []"),
         ("data.train=5", "data.train: expected a mapping or a list, found 5"),
         ("data.train.num_images=1.5", "data.train.num_images: expected an integer, found 1.5"),
         ("data.short_side=abc", 'data.short_side: expected an integer or a list, found "abc"'),
