@@ -1,1 +1,1 @@
-"""Looking at a data set before it is trained on: what is wrong in it, what is in it, and how the anchors fit."""
+"""Checks of a dataset before training: errors in annotations and images, statistics, and the fit of the anchors."""

@@ -1,10 +1,11 @@
-"""How well the configured anchors fit the ground truth.
+"""Fit of anchors to the ground truth: the IoU of each box with its best anchor.
 
-Letters: N boxes, L levels, k shapes a level, C = L * k shapes in all.
+Shapes: N boxes, L levels, k anchor shapes per level, C = L * k anchor shapes in total.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,47 +18,69 @@ from frcnn.model.rpn.anchors import AnchorGenerator
 from frcnn.ops import boxes as box_ops
 
 CHUNK = 1 << 15
-"""Boxes that are compared with the anchors at once."""
-SIZE_EDGES = (16, 32, 64, 128, 256, 512)
-"""Borders between the groups of sizes: square roots of areas in pixels of the canvas."""
-RATIO_EDGES = (1 / 3, 1 / 2, 3 / 4, 4 / 3, 2, 3)
-"""Borders between the groups of ratios, height / width."""
+"""Number of boxes that are compared with the anchors at once."""
+
+
+class Groups(NamedTuple):
+    """Intervals of sizes or ratios."""
+
+    edges: tuple[float, ...]
+    """Ascending borders between the groups. Each belongs to the group above it."""
+    names: list[str]
+    """One more than `edges`."""
+
+
+def between(edges: dict[str, float]) -> Groups:
+    """Groups between borders, which are given with their names.
+
+    >>> between({"16": 16, "32": 32}).names
+    ['below 16', '16 to 32', '32 or more']
+    """
+    names = list(edges)
+    inner = [f"{low} to {high}" for low, high in pairwise(names)]
+    return Groups(tuple(edges.values()), [f"below {names[0]}", *inner, f"{names[-1]} or more"])
+
+
+SIZE_GROUPS = between({str(edge): edge for edge in (16, 32, 64, 128, 256, 512)})
+"""Groups of sizes: square roots of areas in pixels."""
+RATIO_GROUPS = between({"1/3": 1 / 3, "1/2": 1 / 2, "3/4": 3 / 4, "4/3": 4 / 3, "2": 2, "3": 3})
+"""Groups of ratios, height / width."""
 
 
 class GroundTruthBoxes(NamedTuple):
-    """The N boxes of a split, in pixels of their original images."""
+    """The N boxes of a split, in pixels of the original images."""
 
     boxes: np.ndarray
-    """(N, 4) xyxy, all with area."""
+    """(N, 4) xyxy, all with an area."""
     rows: np.ndarray
-    """(N,) position of the image in `sizes`."""
+    """(N,) position of each box's image in `sizes`."""
     sizes: np.ndarray
     """(M, 2) (height, width) of the images."""
 
 
 class AnchorFit(NamedTuple):
-    """The best anchor of each box, at each of the S short sides."""
+    """IoU of each of N boxes with its best anchor, at each of S short sides."""
 
     iou: np.ndarray
     """(S, N) float32."""
     sides: np.ndarray
-    """(S, N, 2) float32 width and height of the boxes on the canvas."""
+    """(S, N, 2) float32 width and height of the boxes in canvas pixels."""
 
     def recall(self, threshold: float) -> float:
-        """Share of the boxes whose best anchor has at least this IoU, over all short sides; NaN without boxes."""
+        """Share of the boxes whose best anchor has at least this IoU, over all short sides. NaN without boxes."""
         return float((self.iou >= threshold).mean()) if self.iou.size else math.nan
 
     def missed(self, threshold: float) -> np.ndarray:
-        """(N,) bool: at no short side does an anchor reach this IoU."""
+        """(N,) bool, whether no anchor reaches this IoU at any short side."""
         return self.iou.max(axis=0) < threshold
 
 
 class RecallGroup(NamedTuple):
-    """Recall of the boxes of some size or ratio."""
+    """Recall of the boxes in a group of sizes or ratios."""
 
     name: str
     share: float
-    """Of all boxes."""
+    """Share of the group in all boxes."""
     recall_50: float
     recall_70: float
 
@@ -71,11 +94,11 @@ def fit_anchors(
     inside_only: bool,
     skip_padding: bool,
 ) -> AnchorFit:
-    """Resize all images to each of `short_sides` and find the best anchor of every box.
+    """Resize all images to each of `short_sides` and find the best anchor of each box.
 
     Args:
         anchors: on the CPU.
-        inside_only, skip_padding: which anchors are trained on, see `model.matching.is_on_image`.
+        inside_only, skip_padding: which anchors training uses, see `frcnn.model.matching.is_on_image`.
     """
     ious, sides = [], []
     for short_side in short_sides:
@@ -96,7 +119,11 @@ def fit_anchors(
 
 
 def resize_truth(truth: GroundTruthBoxes, *, short_side: int, long_side: int) -> tuple[Tensor, Tensor]:
-    """Boxes (N, 4) float32 and the (height, width) of their images (N, 2) float32, both after the resize."""
+    """Resize boxes and images.
+
+    Returns:
+        Boxes (N, 4) float32, and (height, width) of their images (N, 2) float32, in canvas pixels.
+    """
     known: dict[tuple[int, int], tuple[int, int]] = {}
     new_sizes = np.zeros((len(truth.sizes), 2))
     for row, (height, width) in enumerate(truth.sizes.astype(int).tolist()):
@@ -111,14 +138,21 @@ def resize_truth(truth: GroundTruthBoxes, *, short_side: int, long_side: int) ->
 def best_iou(
     boxes: Tensor, sizes: Tensor, anchors: AnchorGenerator, *, inside_only: bool, skip_padding: bool
 ) -> Tensor:
-    """IoU of each box with the best anchor of its image: (N, 4) and (N, 2) (height, width) -> (N,).
+    """IoU of each box with the best anchor of its image.
 
-    Of the anchors of one shape the best is the one whose centre lies nearest to that of the box, on each axis for
-    itself: the overlap of two intervals never grows with the distance of their centres. So N * C pairs are compared,
-    not N times all anchors of an image.
+    Among the anchors of one shape, the best has the centre nearest to the centre of the box on each axis, because the
+    overlap of two intervals does not grow with the distance of their centres. Therefore N * C pairs are compared
+    instead of N times all anchors of an image.
+
+    Args:
+        boxes: (N, 4) in canvas pixels.
+        sizes: (N, 2) (height, width) of the images.
+
+    Returns:
+        (N,) float32.
     """
     best = torch.zeros(len(boxes))
-    canvas = (sizes / CANVAS_MULTIPLE).ceil() * CANVAS_MULTIPLE  # of a batch of this image alone
+    canvas = (sizes / CANVAS_MULTIPLE).ceil() * CANVAS_MULTIPLE  # of a batch of one image
     for position, level_stride in enumerate(anchors.strides):
         map_size = (canvas / level_stride).ceil()
         stride = torch.full_like(canvas, level_stride) if anchors.strides_from == "level" else canvas // map_size
@@ -140,33 +174,21 @@ def best_iou(
 
 
 def recall_by_size(fit: AnchorFit) -> list[RecallGroup]:
-    """Recall of the boxes by the square root of their area on the canvas; groups without boxes are left out."""
-    sizes = np.sqrt(fit.sides.prod(axis=2))
-    return _grouped(fit, sizes, SIZE_EDGES, [f"{edge:g}" for edge in SIZE_EDGES])
+    """Recall by the square root of the area in canvas pixels, for groups with boxes."""
+    return _grouped(fit, np.sqrt(fit.sides.prod(axis=2)), SIZE_GROUPS)
 
 
 def recall_by_ratio(fit: AnchorFit) -> list[RecallGroup]:
-    """Recall of the boxes by height / width; groups without boxes are left out."""
-    names = ["1/3", "1/2", "3/4", "4/3", "2", "3"]
-    return _grouped(fit, fit.sides[..., 1] / fit.sides[..., 0], RATIO_EDGES, names)
+    """Recall by height / width, for groups with boxes."""
+    return _grouped(fit, fit.sides[..., 1] / fit.sides[..., 0], RATIO_GROUPS)
 
 
-def group_names(names: Sequence[str]) -> list[str]:
-    """Names of the groups between borders.
-
-    >>> group_names(["16", "32"])
-    ['below 16', '16 to 32', 'from 32']
-    """
-    inner = [f"{low} to {high}" for low, high in zip(names, names[1:], strict=False)]
-    return [f"below {names[0]}", *inner, f"from {names[-1]}"]
-
-
-def _grouped(fit: AnchorFit, values: np.ndarray, edges: Sequence[float], names: Sequence[str]) -> list[RecallGroup]:
-    group = np.digitize(values, edges)
-    groups = []
-    for place, name in enumerate(group_names(names)):
+def _grouped(fit: AnchorFit, values: np.ndarray, groups: Groups) -> list[RecallGroup]:
+    group = np.digitize(values, groups.edges)
+    recalls = []
+    for place, name in enumerate(groups.names):
         iou = fit.iou[group == place]
         if iou.size:
             share = iou.size / fit.iou.size
-            groups.append(RecallGroup(name, share, float((iou >= 0.5).mean()), float((iou >= 0.7).mean())))
-    return groups
+            recalls.append(RecallGroup(name, share, float((iou >= 0.5).mean()), float((iou >= 0.7).mean())))
+    return recalls

@@ -1,37 +1,39 @@
-"""From the config to a check of its data: the one place of this room that reads it."""
+"""Checks of the data of a config. Only this module of `frcnn.check` reads configs."""
 
 import time
 
 import torch
 
-from frcnn.check.findings import Example, Finding, Source
-from frcnn.check.image_headers import read_facts
+from frcnn.check.anchor_checks import AnchorSettings
+from frcnn.check.findings import Example, Finding, Source, findings_of
+from frcnn.check.image_facts import read_facts
 from frcnn.check.preflight import preflight
-from frcnn.check.run_checks import AnchorSettings, Check, check_sources
+from frcnn.check.run_checks import Check, check_sources
 from frcnn.config.schema import Config
 from frcnn.config.schema.data import DataConfig
 from frcnn.data.build_data import read_sources
-from frcnn.data.dataset import DetectionDataset, did_you_mean, unused_ids
+from frcnn.data.classes import choose_classes
+from frcnn.data.dataset import DetectionDataset, did_you_mean
 from frcnn.errors import DataError
 from frcnn.model.build_detector import build_anchors, build_from_config
 
 
 def check_config(config: Config, *, most_images: int | None = None, workers: int = 2) -> Check:
-    """Check the data of a config, training and validation set.
+    """Check the training and validation data of a config.
 
     Args:
-        most_images: image files read of each source, evenly spread over it; None reads all, 0 none.
-        workers: threads that read images.
+        most_images: number of image files to read from each source, evenly spread. None reads all, 0 none.
+        workers: number of threads that read images.
 
     Raises:
-        ConfigError: a model that cannot be built, so that there are no anchors.
-        DataError: a source that cannot be read at all.
+        ConfigError: the model, and therefore its anchors, cannot be built.
+        DataError: a source cannot be read, or there are no class names.
     """
     start = time.monotonic()
     anchors = anchor_settings(config)
     annotations = read_sources(config.data, "train", "val")
     sources = [Source("val" if key == "data.val" else "train", key, raw) for key, raw in annotations.items()]
-    class_names, findings = choose_classes(config.data, sources)
+    class_names, findings = select_classes(config.data, sources)
     for source in sources:
         paths = [image.path for image in source.raw.images]
         if most_images is not None and len(paths) > most_images:
@@ -53,43 +55,36 @@ def check_config(config: Config, *, most_images: int | None = None, workers: int
     return check
 
 
-def choose_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:
-    """The class names that training would use (see `data.build.find_classes`), and what is wrong with them: sources
-    that disagree, and listed classes that a source does not have.
+def select_classes(data: DataConfig, sources: list[Source]) -> tuple[list[str], list[Finding]]:
+    """Select the class names as `build_datasets` does.
+
+    Returns:
+        The class names, and findings where `build_datasets` raises an error: sources that declare different classes,
+        and classes of data.classes that a source does not declare.
 
     Raises:
-        DataError: there are none at all.
+        DataError: there are no class names.
     """
-    declared = [source for source in sources if source.raw.is_declared]
-    if data.classes is not None:
-        names, findings = list(data.classes), []
-        for source in declared:
-            known = {*source.raw.names, *unused_ids(names)}
-            examples = [
-                Example(f"{name} is no category of {source.raw.name}{did_you_mean(name, source.raw.names)}")
-                for name in names
-                if name not in known
-            ]
-            findings += [Finding("class-missing", source.split, examples)] if examples else []
-    elif declared:
-        names = list(declared[0].raw.names)
-        examples = [
-            Example(
-                f"{source.raw.name} has {', '.join(source.raw.names)}; {declared[0].raw.name} has {', '.join(names)}"
-            )
-            for source in declared[1:]
-            if source.raw.names != names
-        ]
-        findings = [Finding("class-lists-differ", "train and val", examples)] if examples else []
-    else:
-        names, findings = sorted({name for source in sources for name in source.raw.names} - {""}), []
-    if not names:
+    choice = choose_classes([source.raw for source in sources], data.classes)
+    if not choice.names:
         raise DataError(f"{sources[0].raw.name}: no class names; annotate at least one object or set data.classes")
-    return names, findings
+    findings: list[Finding] = []
+    for source in sources:
+        missing = dict.fromkeys(name for raw, name in choice.missing if raw is source.raw)
+        examples = [
+            Example(f"{name} is not a category of {source.raw.name}{did_you_mean(name, source.raw.names)}")
+            for name in missing
+        ]
+        findings += findings_of("class-missing", source.split, examples)
+    examples = [
+        Example(f"{raw.name} has {', '.join(raw.names)}; expected {', '.join(choice.names)}")
+        for raw in choice.different
+    ]
+    return choice.names, findings + findings_of("class-lists-differ", "train and val", examples)
 
 
 def anchor_settings(config: Config) -> AnchorSettings:
-    """The anchors of a config; its network is built without numbers, to learn the strides of its maps."""
+    """The anchors of a config. The network is built on the meta device to find the strides of its feature maps."""
     with torch.device("meta"):
         detector = build_from_config(config, num_classes=1, pretrained=False)
     return _settings(config, strides=detector.backbone.strides)
@@ -98,7 +93,7 @@ def anchor_settings(config: Config) -> AnchorSettings:
 def preflight_lines(
     config: Config, train_set: DetectionDataset, val_set: DetectionDataset, strides: tuple[int, ...]
 ) -> list[str]:
-    """What `frcnn train` says of its data before it begins; see `preflight`."""
+    """Lines that `frcnn train` prints about its data before training, see `preflight`."""
     return preflight(train_set, val_set, _settings(config, strides=strides))
 
 

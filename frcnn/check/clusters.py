@@ -1,28 +1,28 @@
-"""Anchors made to the measure of the ground truth, by k-means on IoU (Redmon and Farhadi 2017)."""
+"""Anchor sizes and ratios fitted to the ground truth by k-means on IoU (Redmon and Farhadi 2017, section 2)."""
 
 import numpy as np
 
 ROUNDS = 60
 MOST_BOXES = 50_000
-"""Of more boxes every so-manieth is looked at."""
+"""Larger sets are subsampled at even steps to at most this number of boxes."""
 
 
 def cluster_shapes(sides: np.ndarray, *, num_sizes: int, num_ratios: int) -> tuple[list[float], list[float]]:
-    """Sizes and ratios whose combinations fit the boxes best, in the form of model.anchors.
+    """Find sizes and ratios whose combinations fit the boxes.
 
-    1. Begin with quantiles of the sizes and of the ratios.
-    2. Give each box to the combination of size and ratio of best IoU, both boxes centred on one point.
-    3. Make each size the geometric mean of its boxes' sizes, each ratio that of its boxes' ratios; one without boxes
-       stays.
-    4. Go on with 2 until nothing changes. Keep the round of the best mean IoU.
+    1. Start with quantiles of the sizes and of the ratios.
+    2. Assign each box to the combination of size and ratio with the highest IoU, with both boxes at the same centre.
+    3. Set each size to the geometric mean of the sizes of its boxes, and each ratio to that of their ratios. Sizes and
+       ratios without boxes stay unchanged.
+    4. Repeat from 2 until the assignment is stable. Return the round with the highest mean IoU.
 
-    Nothing is drawn at random.
+    The result is deterministic.
 
     Args:
         sides: (N, 2) width and height above 0, N at least 1.
 
     Returns:
-        sizes (square roots of areas) and ratios (height / width), ascending.
+        Sizes (square roots of areas) and ratios (height / width), both ascending.
     """
     sides = sides[:: -(-len(sides) // MOST_BOXES)].astype(np.float64)
     log_size, log_ratio = np.log(sides.prod(axis=1)) / 2, np.log(sides[:, 1] / sides[:, 0])
@@ -45,19 +45,19 @@ def cluster_shapes(sides: np.ndarray, *, num_sizes: int, num_ratios: int) -> tup
 
 
 def shapes_of(sizes: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-    """(num_sizes * num_ratios, 2) width and height of every combination; ratios vary fastest."""
+    """Width and height of all combinations, (num_sizes * num_ratios, 2). Ratios vary fastest."""
     size, ratio = np.repeat(sizes, len(ratios)), np.tile(ratios, len(sizes))
     return np.column_stack([size / np.sqrt(ratio), size * np.sqrt(ratio)])
 
 
 def centred_iou(sides: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """IoU of boxes (N, 2) with shapes (S, 2) of width and height that have the same centre: (N, S)."""
+    """IoU of boxes (N, 2) with shapes (S, 2), given by width and height, at the same centre: (N, S)."""
     shared = np.minimum(sides[:, None], shapes).prod(axis=2)
     return shared / (sides.prod(axis=1)[:, None] + shapes.prod(axis=1) - shared)
 
 
 def round_shapes(sizes: list[float], ratios: list[float]) -> tuple[list[float], list[float]]:
-    """As one would write them into a config: whole pixels from 10 on, ratios with two digits."""
+    """Round for a config: sizes of 10 or more to whole pixels, smaller ones to 0.1, ratios to 0.01."""
     rounded = [float(round(size)) if size >= 10 else round(size, 1) for size in sizes]
     return rounded, [max(0.01, round(ratio, 2)) for ratio in ratios]
 
@@ -67,7 +67,7 @@ def _quantiles(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _means(values: np.ndarray, owner: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The mean of the values of each owner; what was before for those without."""
+    """Mean of the values of each owner. Owners without values keep the value in `before`."""
     counts = np.bincount(owner, minlength=len(before))
     sums = np.bincount(owner, weights=values, minlength=len(before))
     return np.where(counts > 0, sums / np.maximum(counts, 1), before)

@@ -1,20 +1,19 @@
-"""What can be wrong with images: their files, their sizes, and the same image more than once."""
+"""Checks of images: their files, their sizes and duplicates."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from frcnn.check.box_checks import BoxFaults
-from frcnn.check.class_checks import labels_of
 from frcnn.check.findings import Example, Finding, Source, about_images
+from frcnn.data.formats.columns import labels_of
 
 LOOKS_LIKE = 2.0
-"""Mean difference of two thumbnails, in 0..255, up to which they are called alike."""
+"""Maximum mean difference of the thumbnails of two similar images, on the scale 0..255."""
 FLAT = 8.0
-"""Thumbnails of a smaller standard deviation hold too little to be compared."""
+"""Thumbnails with a smaller standard deviation are not compared."""
 MOST_COMPARED = 10_000_000
-"""Pairs of thumbnails, beyond which looking for images that are alike would take minutes."""
+"""Maximum number of pairs of thumbnails. More would take minutes, so the search for similar images is skipped."""
 
 FAULTS = {
     "unreadable": "annotation-unreadable",
@@ -22,36 +21,28 @@ FAULTS = {
     "listed twice": "image-listed-twice",
     "file twice": "image-file-annotated-twice",
     "unknown image": "object-without-image",
-    "unknown category": "class-unknown",
     "id twice": "annotation-id-twice",
 }
-"""Kind of finding for each kind of `raw.Fault`; objects of unknown categories are found with their class."""
+"""Kind of finding for each kind of `raw.Fault`. `find_other_classes` reports unknown categories."""
 
 
 def find_in_annotation(source: Source) -> list[Finding]:
-    """Faults met while the annotation was read."""
-    findings: dict[str, Finding] = {}
+    """Faults that the reader of the annotations found."""
+    examples: dict[str, list[Example]] = {}
     for fault in source.raw.faults:
-        if fault.kind != "unknown category":
-            kind = FAULTS[fault.kind]
-            finding = findings.setdefault(kind, Finding(kind, source.split, [], source))
-            finding.examples.append(Example(fault.message, fault.row))
-    return list(findings.values())
+        if fault.kind in FAULTS:
+            examples.setdefault(FAULTS[fault.kind], []).append(Example(fault.message, fault.row))
+    return [Finding(kind, source.split, each, source) for kind, each in examples.items()]
 
 
 def find_in_images(source: Source) -> list[Finding]:
-    """Files that cannot be read, do not fit their annotation, or are of an unusual kind."""
-    facts = list(enumerate(source.facts))
+    """Files that cannot be read, do not match their annotation, or have an unusual pixel format."""
+    facts = {row: each for row, each in enumerate(source.facts) if each is not None}
     findings = []
     for fault in ("missing", "truncated", "unreadable"):
-        found = [(row, each.message) for row, each in facts if each is not None and each.fault == fault]
-        findings += about_images(
-            f"image-{fault}",
-            source,
-            [row for row, _ in found],
-            notes=[message.split(": ", 1)[-1] for _, message in found],
-        )
-    read = [(row, each) for row, each in facts if each is not None and not each.fault]
+        notes = {row: each.message.split(": ", 1)[-1] for row, each in facts.items() if each.fault == fault}
+        findings += about_images(f"image-{fault}", source, notes)
+    read = [(row, each) for row, each in facts.items() if not each.fault]
     findings += _find_other_sizes(source)
     for kind, rows in {
         "image-turned": [row for row, each in read if each.orientation != 1 and fits_size(source, row)],
@@ -62,12 +53,12 @@ def find_in_images(source: Source) -> list[Finding]:
         "image-alpha": [row for row, each in read if each.mode in ("RGBA", "LA", "PA", "RGBa", "La")],
         "image-one-colour": [row for row, each in read if each.has_one_colour],
     }.items():
-        findings += about_images(kind, source, rows)
+        findings += about_images(kind, source, dict.fromkeys(rows, ""))
     return findings
 
 
 def fits_size(source: Source, row: int) -> bool:
-    """Whether an image that was read is of the annotated size; True where none is annotated."""
+    """Whether an image has the annotated size. True if the size is not annotated or the image was not read."""
     image, facts = source.raw.images[row], source.facts[row]
     if facts is None or facts.fault or np.isnan(image.height + image.width):
         return True
@@ -75,29 +66,26 @@ def fits_size(source: Source, row: int) -> bool:
 
 
 def _find_other_sizes(source: Source) -> list[Finding]:
-    turned, other = [], []
+    turned, other = {}, {}
     for row, (image, facts) in enumerate(zip(source.raw.images, source.facts, strict=True)):
         if facts is None or fits_size(source, row):
             continue
-        is_stored_size = facts.stored_size == (image.height, image.width)
         note = f"{facts.width} x {facts.height} pixels, annotated as {image.width:g} x {image.height:g}"
-        if is_stored_size:
-            note += f", which is the size before EXIF orientation {facts.orientation}"
-        (turned if is_stored_size else other).append((row, note))
-    findings = []
-    for kind, found in (("image-size-turned", turned), ("image-size-differs", other)):
-        findings += about_images(kind, source, [row for row, _ in found], notes=[note for _, note in found])
-    return findings
+        if facts.stored_size == (image.height, image.width):
+            turned[row] = f"{note}, which is the size before EXIF orientation {facts.orientation}"
+        else:
+            other[row] = note
+    return [*about_images("image-size-turned", source, turned), *about_images("image-size-differs", source, other)]
 
 
 def find_without_objects(source: Source, faults: BoxFaults, class_names: Sequence[str]) -> list[Finding]:
-    """Images in which no box of a class that is trained on can be used, and splits that consist of them."""
-    used = source.raw.objects.rows[faults.is_usable & (labels_of(source, class_names) > 0)]
+    """Images without a usable box of the classes, and sources in which most or all images are such."""
+    used = source.raw.objects.rows[faults.is_usable & (labels_of(source.raw, class_names) > 0)]
     counts = np.bincount(used[used >= 0], minlength=len(source.raw.images))
     rows = np.flatnonzero(counts == 0).tolist()
     if len(rows) == len(source.raw.images):
         return [Finding("no-objects", source.split, [Example(source.raw.name)], source)]
-    findings = about_images("image-without-objects", source, rows)
+    findings = about_images("image-without-objects", source, dict.fromkeys(rows, ""))
     if len(rows) > len(counts) / 2:
         text = f"{source.raw.name}: {len(rows)} of {len(counts)} images have no objects"
         findings.append(Finding("mostly-without-objects", source.split, [Example(text)], source))
@@ -105,33 +93,34 @@ def find_without_objects(source: Source, faults: BoxFaults, class_names: Sequenc
 
 
 def find_repeated_images(sources: Sequence[Source]) -> list[Finding]:
-    """Images that are there more than once, by their decoded pixels (or their path where they were not read).
+    """Images that occur more than once, compared by `identity`.
 
-    Those of val that are in train too are told for val; others for the split that repeats them.
+    Images of val that are also in train are findings of val. Other duplicates are findings of the split that contains
+    them twice.
     """
     first: dict[str, dict[object, tuple[Source, int]]] = {"train": {}, "val": {}}
     findings = []
     for source in sources:
         seen, trained = first[source.split], first["train"] if source.split == "val" else {}
-        twice, leaked = [], []
+        twice, leaked = {}, {}
         for row in range(len(source.raw.images)):
             key = identity(source, row)
             if key is None:
                 continue
             if key in trained:
-                leaked.append((row, _same_as(source, row, *trained[key])))
+                leaked[row] = _same_as(source, row, *trained[key])
             elif key in seen:
-                twice.append((row, _same_as(source, row, *seen[key])))
+                twice[row] = _same_as(source, row, *seen[key])
             seen.setdefault(key, (source, row))
-        for kind, found in (("image-in-train-and-val", leaked), ("image-twice", twice)):
-            findings += about_images(kind, source, [row for row, _ in found], notes=[note for _, note in found])
+        findings += about_images("image-in-train-and-val", source, leaked)
+        findings += about_images("image-twice", source, twice)
     return findings
 
 
 def identity(source: Source, row: int) -> object:
-    """What two entries of one image share: the decoded pixels, or the path where the file was not read.
+    """A key that is equal for duplicates of an image: the hash of its pixels, or its path if it was not read.
 
-    None where the image cannot be read or is of one colour, which says nothing.
+    None if the image cannot be read or has a single colour.
     """
     facts, path = source.facts[row], source.raw.images[row].path
     if facts is not None:
@@ -147,43 +136,34 @@ def _same_as(source: Source, row: int, other: Source, other_row: int) -> str:
 
 
 def find_lookalikes(sources: Sequence[Source]) -> list[Finding]:
-    """Images of val whose small grey picture is nearly one of train's, though their pixels are not the same."""
-    train = [(source, row) for source in sources if source.split == "train" for row in _comparable(source)]
+    """Images of val whose thumbnail is similar to one of train, although their pixels differ."""
+    train = [(source, *item) for source in sources if source.split == "train" for item in _thumbnails(source).items()]
+    if not train:
+        return []
+    known = np.stack([thumbnail for _, _, thumbnail in train])
+    trained = {identity(source, row) for source, row, _ in train}
     findings: list[Finding] = []
     for source in sources:
-        rows = _comparable(source) if source.split == "val" else []
-        if not rows or not train or len(rows) * len(train) > MOST_COMPARED:
+        thumbnails = _thumbnails(source) if source.split == "val" else {}
+        if len(thumbnails) * len(train) > MOST_COMPARED:
             continue
-        known = np.stack([_thumbnail(*each) for each in train])
-        hashes = Counter(_hash(*each) for each in train)
-        found = []
-        for row in rows:
-            if _hash(source, row) in hashes:
+        notes = {}
+        for row, thumbnail in thumbnails.items():
+            if identity(source, row) in trained:
                 continue
-            difference = np.abs(known - _thumbnail(source, row)).mean(axis=1)
+            difference = np.abs(known - thumbnail).mean(axis=1)
             nearest = int(difference.argmin())
             if difference[nearest] <= LOOKS_LIKE:
-                other, other_row = train[nearest]
-                found.append((row, f"looks like {other.title(other_row)} of train"))
-        notes = [note for _, note in found]
-        findings += about_images("image-nearly-in-train", source, [row for row, _ in found], notes=notes)
+                other, other_row, _ = train[nearest]
+                notes[row] = f"looks like {other.title(other_row)} of train"
+        findings += about_images("image-nearly-in-train", source, notes)
     return findings
 
 
-def _comparable(source: Source) -> list[int]:
-    return [
-        row
+def _thumbnails(source: Source) -> dict[int, np.ndarray]:
+    """The thumbnails with enough contrast to be compared, float32, by row."""
+    return {
+        row: facts.thumbnail.astype(np.float32)
         for row, facts in enumerate(source.facts)
         if facts is not None and facts.thumbnail is not None and facts.thumbnail.std() >= FLAT
-    ]
-
-
-def _thumbnail(source: Source, row: int) -> np.ndarray:
-    facts = source.facts[row]
-    assert facts is not None and facts.thumbnail is not None
-    return facts.thumbnail.astype(np.float32)
-
-
-def _hash(source: Source, row: int) -> bytes:
-    facts = source.facts[row]
-    return b"" if facts is None else facts.pixel_hash
+    }

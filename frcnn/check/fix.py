@@ -1,4 +1,4 @@
-"""A cleaned copy of the annotations. Originals are never touched, images are not copied."""
+"""A cleaned copy of the annotations. The originals are not changed and images are not copied."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +9,27 @@ from frcnn.data.formats.raw import Changes
 from frcnn.errors import UserError
 
 MOST_LINES = 20
+"""Number of changes that the command prints."""
 
 
 def require_new(out: Path) -> None:
-    """Raise UserError unless `out` is a folder to be made, or an empty one."""
+    """Raise UserError unless `out` is new or an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: --fix writes into a new or empty folder only; choose another")
+        raise UserError(f"{out}: --fix needs a new or empty folder; choose another one")
 
 
 def write_fixed(check: Check, out: Path) -> list[str]:
-    """Write the annotations of every source of VOC or COCO with what can be put right put right.
+    """Write corrected annotations of all VOC and COCO sources, see `plan_repairs`.
 
-    VOC: OUT/Annotations, OUT/ImageSets/Main and a link OUT/JPEGImages to the images; with more than one root each has
-    a folder of its own below OUT. COCO: OUT/NAME.json. OUT/changes.txt lists every change.
+    VOC: OUT/Annotations, OUT/ImageSets/Main and a link OUT/JPEGImages to the images. Several roots get a subfolder of
+    OUT each. COCO: OUT/NAME.json. OUT/changes.txt lists all changes.
 
     Returns:
-        lines that say what was changed, and how to train on it.
+        Lines about the changes and how to train with the copy.
+
+    Raises:
+        UserError: `out` is not empty or cannot be written.
+        DataError: an annotation file changed since the check.
     """
     require_new(out)
     plans = [plan for plan in plan_repairs(check) if plan.source.raw.write_copy is not None]
@@ -42,14 +47,14 @@ def write_fixed(check: Check, out: Path) -> list[str]:
         changes = [line for plan in plans for line in plan.lines()]
         (out / "changes.txt").write_text("".join(f"{line}\n" for line in changes), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{out}: cannot write: {error.strerror or error}") from error
     shown = [f"  {line}" for line in changes[:MOST_LINES]]
     if len(changes) > MOST_LINES:
         shown.append(f"  ... and {len(changes) - MOST_LINES} more")
     return [
         f"{len(changes)} changes, listed in {out / 'changes.txt'}",
         *shown,
-        "train on the copy by",
+        "to train with the copy, add these overrides:",
         f"  {' '.join(_override(plan, places) for plan in plans)}",
         *left_to_do,
     ]
@@ -68,7 +73,7 @@ def _changes(plan: Repairs) -> Changes:
 
 
 def _places(plans: Sequence[Repairs], out: Path) -> dict[Path, Path]:
-    """The folder or file that each origin is written to. A single folder is written to `out` itself."""
+    """Target folder or file of each origin. A single folder is written to `out` itself."""
     origins = list(dict.fromkeys(plan.source.raw.origin for plan in plans if plan.source.raw.origin is not None))
     if len(origins) == 1 and origins[0].is_dir():
         return {origins[0]: out}

@@ -1,36 +1,34 @@
-"""A look at the data that takes seconds, before a training that takes hours."""
+"""A quick check of the data at the start of training."""
 
-import math
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from frcnn.check.anchor_fit import fit_anchors
-from frcnn.check.run_checks import LEAST_RECALL, MOST_MISSED, AnchorSettings
+from frcnn.check.anchor_checks import AnchorSettings, describe_misfit
 from frcnn.check.statistics import truth_of_dataset
-from frcnn.data.dataset import DetectionDataset
+from frcnn.data.dataset import DetectionDataset, unused_ids
 from frcnn.errors import DataError
 
 SAMPLED_IMAGES = 8
-"""Image files read of each split."""
+"""Number of image files to read from each split."""
 SECONDS = 2.0
-"""After so long no further file is read."""
+"""Time after which no further file is read."""
 MOST_BOXES = 50_000
-"""Of more boxes every so-manieth is compared with the anchors."""
-MANY_LEFT_OUT = 0.05
-"""Share of images and objects left out from which on it is told."""
+"""Larger sets are subsampled at even steps to at most this number of boxes."""
+MANY_SKIPPED = 0.05
+"""Share of skipped images and objects above which there is a warning."""
 
 
 def preflight(train_set: DetectionDataset, val_set: DetectionDataset, anchors: AnchorSettings) -> list[str]:
-    """A line of facts, and a line for everything that would ruin a training; nothing is raised.
+    """Return one line of facts, and one warning per problem that would ruin the training run.
 
-    1. Objects of each class, and images without any.
-    2. Files of val that are in train too, by their paths.
-    3. A few image files of each split, evenly spread.
+    1. Number of objects of each class, and images without objects.
+    2. Image files of val that are also in train.
+    3. A sample of the image files of each split, evenly spread.
     4. Recall of the anchors.
 
-    The data sets are read already; nothing is drawn at random.
+    The check is deterministic and does not change any random state. It does not raise errors.
     """
     start = time.monotonic()
     warnings = [*_judge_objects(train_set, val_set), *_judge_files(train_set, val_set)]
@@ -39,12 +37,12 @@ def preflight(train_set: DetectionDataset, val_set: DetectionDataset, anchors: A
         count, messages = _read_sample(dataset, until=start + SECONDS)
         num_read, broken = num_read + count, broken + messages
     if broken:
-        warnings.append(f"{len(broken)} of {num_read} image files that were tried cannot be used, first: {broken[0]}")
+        warnings.append(f"{len(broken)} of {num_read} sampled image files cannot be used, for example {broken[0]}")
     recall, judged = _judge_anchors(train_set, anchors)
-    num_objects, num_sound = sum(len(record.boxes) for record in train_set.records), num_read - len(broken)
+    num_objects = sum(len(record.boxes) for record in train_set.records)
     fact = (
-        f"check  {num_objects} objects in {len(train_set)} images; {recall}{num_sound} of {num_read} images tried "
-        f"can be read ({time.monotonic() - start:.1f} s; all checks: frcnn check-data)"
+        f"check  {num_objects} objects in {len(train_set)} images; {recall}{num_read - len(broken)} of {num_read} "
+        f"sampled images can be read ({time.monotonic() - start:.1f} s; for all checks run frcnn check-data)"
     )
     return [fact, *(f"warning: {text}" for text in [*warnings, *judged])]
 
@@ -53,20 +51,20 @@ def _judge_objects(train_set: DetectionDataset, val_set: DetectionDataset) -> li
     train, val = _objects_per_class(train_set), _objects_per_class(val_set)
     warnings = []
     if not train.sum():
-        return ["not one box in the training set can be used: nothing will be learned; look at the annotations"]
+        return ["the training set has no usable box, so nothing can be learned; check the annotations"]
     if absent := _names(train_set, train == 0):
         warnings.append(
-            f"no object in the training set is of class {absent}; take it out of data.classes or annotate some"
+            f"the training set has no object of class {absent}; remove it from data.classes or annotate some"
         )
     if not val.sum():
-        warnings.append("not one box in the validation set can be used: every metric will be 0 or undefined")
+        warnings.append("the validation set has no usable box: all metrics will be 0 or undefined")
     empty = sum(not len(record.boxes) for record in train_set.records)
     if empty > len(train_set) / 2:
-        warnings.append(f"{empty} of {len(train_set)} training images have no objects; is that meant?")
+        warnings.append(f"{empty} of {len(train_set)} training images have no objects; check that this is intended")
     for name, dataset in (("data.train", train_set), ("data.val", val_set)):
         total = len(dataset) + sum(len(record.boxes) for record in dataset.records)
-        if dataset.problems.count > MANY_LEFT_OUT * total:
-            warnings.append(f"{name}: {dataset.problems.count} images or objects were left out, see above")
+        if dataset.problems.count > MANY_SKIPPED * total:
+            warnings.append(f"{name}: {dataset.problems.count} images or objects were skipped, see above")
     return warnings
 
 
@@ -75,11 +73,11 @@ def _judge_files(train_set: DetectionDataset, val_set: DetectionDataset) -> list
     shared = sum(record.path in trained for record in val_set.records)
     if not shared:
         return []
-    return [f"{shared} of {len(val_set)} validation images are in the training set too: the metrics will flatter"]
+    return [f"{shared} of {len(val_set)} validation images are also in the training set: the metrics will be too high"]
 
 
 def _read_sample(dataset: DetectionDataset, *, until: float) -> tuple[int, list[str]]:
-    """How many images were tried, and what was wrong with those that cannot be used."""
+    """Number of images read, and a message for each that cannot be used."""
     count = min(SAMPLED_IMAGES, len(dataset))
     messages: list[str] = []
     for number in range(count):
@@ -93,28 +91,15 @@ def _read_sample(dataset: DetectionDataset, *, until: float) -> tuple[int, list[
 
 
 def _judge_anchors(train_set: DetectionDataset, anchors: AnchorSettings) -> tuple[str, list[str]]:
-    """The recall for the line of facts, and a warning where it is poor."""
+    """The recall for the line of facts, and a warning if the anchors are unfit."""
     truth = truth_of_dataset(train_set)
     step = max(1, -(-len(truth.boxes) // MOST_BOXES))
-    fit = fit_anchors(
-        truth._replace(boxes=truth.boxes[::step], rows=truth.rows[::step]),
-        anchors.build(anchors.sizes, anchors.ratios),
-        short_sides=anchors.short_sides,
-        long_side=anchors.long_side,
-        inside_only=anchors.inside_only,
-        skip_padding=anchors.skip_padding,
-    )
-    recall = fit.recall(0.5)
-    if math.isnan(recall):
+    if not len(truth.boxes):
         return "", []
-    share = float(fit.missed(anchors.iou_negative).mean())
-    fact = f"anchors reach IoU 0.5 for {recall:.0%} of them, 0.7 for {fit.recall(0.7):.0%}; "
-    if share <= MOST_MISSED and recall >= LEAST_RECALL:
-        return fact, []
-    return fact, [
-        f"the anchors fit badly: {share:.0%} of the boxes are below IoU {anchors.iou_negative:g} with every anchor, "
-        f"{recall:.0%} reach 0.5; frcnn check-data suggests others"
-    ]
+    fit = anchors.fit(truth._replace(boxes=truth.boxes[::step], rows=truth.rows[::step]))
+    fact = f"{fit.recall(0.5):.0%} have an anchor with IoU >= 0.5, {fit.recall(0.7):.0%} with IoU >= 0.7; "
+    problem = describe_misfit(fit, iou_negative=anchors.iou_negative)
+    return fact, [f"the anchors fit badly: {problem}; frcnn check-data suggests others"] if problem else []
 
 
 def _objects_per_class(dataset: DetectionDataset) -> np.ndarray:
@@ -123,6 +108,7 @@ def _objects_per_class(dataset: DetectionDataset) -> np.ndarray:
 
 
 def _names(dataset: DetectionDataset, is_named: Sequence[bool] | np.ndarray) -> str:
-    """The first ten of the classes; those that stand for an id without a category are none."""
-    names = [name for name, named in zip(dataset.class_names, is_named, strict=True) if named and name[:4] != "N/A "]
+    """Names of the first ten selected classes. Outputs for unused category ids are not classes."""
+    unused = unused_ids(dataset.class_names)
+    names = [name for name, named in zip(dataset.class_names, is_named, strict=True) if named and name not in unused]
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,28 +1,29 @@
-"""What can be put right in an annotation without asking anyone, and what has to go."""
+"""Corrections of annotations that need no decision by the user."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from frcnn.check.box_checks import TINY, BoxFaults
-from frcnn.check.class_checks import labels_of, plain
+from frcnn.check.class_checks import plain
 from frcnn.check.file_checks import fits_size, identity
 from frcnn.check.findings import Source
 from frcnn.check.run_checks import Check
+from frcnn.data.formats.columns import labels_of
 
 MOST_LEAKED = 0.5
-"""Share of train that may go because val has it too; beyond it the sets are meant to be the same."""
+"""Maximum share of train to remove because val has the same images. Above it, the sets are equal on purpose."""
 
 
 @dataclass
 class Repairs:
-    """The changes of one source."""
+    """Changes to one source. "Row" is the position of an image, "column" that of an object in `raw.objects`."""
 
     source: Source
     dropped_images: dict[int, str] = field(default_factory=dict)
     """Reason by row."""
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """(height, width) by row, where none was written."""
+    """(height, width) by row, for images annotated without a size."""
     dropped_objects: dict[int, str] = field(default_factory=dict)
     """Reason by column."""
     boxes: dict[int, tuple[list[float], str]] = field(default_factory=dict)
@@ -31,26 +32,26 @@ class Repairs:
     """New class name by column."""
 
     def lines(self) -> list[str]:
-        """Every change in words."""
+        """One line per change."""
         source, objects = self.source, self.source.raw.objects
-        lines = [f"{source.title(row)}: image left out, {why}" for row, why in self.dropped_images.items()]
-        lines += [f"{source.title(row)}: size {w} x {h} written" for row, (h, w) in self.sizes.items()]
+        lines = [f"{source.title(row)}: image removed, {why}" for row, why in self.dropped_images.items()]
+        lines += [f"{source.title(row)}: size {w} x {h} added" for row, (h, w) in self.sizes.items()]
         for number, why in self.dropped_objects.items():
             if int(objects.rows[number]) not in self.dropped_images:
-                lines.append(f"{source.subject(number)}: object left out, {why} ({source.written(number)})")
+                lines.append(f"{source.subject(number)}: object removed, {why} ({source.raw.written(number)})")
         for number, (box, why) in self.boxes.items():
             if int(objects.rows[number]) not in self.dropped_images:
                 edges = " ".join(f"{edge:g}" for edge in box)
-                lines.append(f"{source.subject(number)}: {why} ({source.written(number)}), edges are now {edges}")
-        lines += [f"{source.subject(number)}: now of class {name}" for number, name in self.names.items()]
+                lines.append(f"{source.subject(number)}: {why} ({source.raw.written(number)}), new edges {edges}")
+        lines += [f"{source.subject(number)}: class changed to {name}" for number, name in self.names.items()]
         return [f"{source.split}: {line}" for line in lines]
 
 
 def plan_repairs(check: Check) -> list[Repairs]:
-    """The changes of each source; those without annotation files have none.
+    """Plan the changes to each source. Sources without annotation files have none.
 
-    Left out: images that cannot be read or are of another size than annotated; images of train that val has too;
-    boxes without area or outside their image; repetitions; objects of unknown classes. Put right: boxes over the
+    Removed: images that cannot be read or differ in size from the annotation, images of train that are also in val,
+    boxes without area or outside the image, identical boxes, objects of unknown classes. Corrected: boxes over the
     border, swapped corners, missing sizes, class names in another case or spacing.
     """
     leaked = _leaked(check.sources)
@@ -67,7 +68,7 @@ def plan_repairs(check: Check) -> list[Repairs]:
 
 
 def _leaked(sources: list[Source]) -> set[object]:
-    """Identities of train's images that val has too; none where that is most of them."""
+    """Identities of the images in both train and val. Empty if they are most of train."""
     val = {
         identity(source, row) for source in sources if source.split == "val" for row in range(len(source.raw.images))
     }
@@ -88,11 +89,11 @@ def _judge_images(plan: Repairs, leaked: set[object]) -> None:
         elif facts is not None and facts.fault:
             plan.dropped_images[row] = f"its file is {facts.fault}"
         elif not has_size and facts is None:
-            plan.dropped_images[row] = "its size is not known"
+            plan.dropped_images[row] = "its size is unknown"
         elif not fits_size(source, row):
-            plan.dropped_images[row] = "it is of another size than annotated"
+            plan.dropped_images[row] = "its size differs from the annotation"
         elif source.split == "train" and identity(source, row) in leaked:
-            plan.dropped_images[row] = "it is in val too"
+            plan.dropped_images[row] = "it is also in val"
         elif not has_size and facts is not None:
             plan.sizes[row] = (facts.height, facts.width)
 
@@ -105,13 +106,13 @@ def _repair_boxes(plan: Repairs, faults: BoxFaults) -> None:
     for number in range(len(objects.rows)):
         row = int(objects.rows[number])
         if row < 0:
-            plan.dropped_objects[number] = "there is no such image"
+            plan.dropped_objects[number] = "its image does not exist"
         elif faults.has_no_numbers[number]:
-            plan.dropped_objects[number] = "its box is no four numbers"
+            plan.dropped_objects[number] = "its box is not four finite numbers"
         elif faults.is_flat[number]:
             plan.dropped_objects[number] = "its box has no area"
         elif faults.repeats[number] >= 0:
-            plan.dropped_objects[number] = "it repeats another"
+            plan.dropped_objects[number] = "it is identical to another"
         elif (
             faults.is_negative[number]
             or faults.is_over_border[number]
@@ -120,8 +121,9 @@ def _repair_boxes(plan: Repairs, faults: BoxFaults) -> None:
         ):
             box, is_swapped = _inside(objects.boxes[number], bounds[row], shift=_swap_shift(plan.source, number))
             least = TINY if is_swapped else 0.0
-            if min(box[2] - box[0], box[3] - box[1]) <= least:
-                plan.dropped_objects[number] = "its box has no area in the image"
+            x1, y1, x2, y2 = np.asarray(box, np.float32).tolist()  # as in datasets
+            if min(x2 - x1, y2 - y1) <= least:
+                plan.dropped_objects[number] = "its box has no area inside the image"
             elif is_swapped:
                 plan.boxes[number] = (box, "corners swapped")
             elif box != objects.boxes[number].tolist():
@@ -129,7 +131,7 @@ def _repair_boxes(plan: Repairs, faults: BoxFaults) -> None:
 
 
 def _swap_shift(source: Source, number: int) -> np.ndarray:
-    """What swapping does to the edges of each axis besides: VOC's first pixel is an edge before it, its last after."""
+    """Correction of each axis after a swap. VOC counts the first and the last pixel of a box."""
     raw = source.raw
     if raw.format != "voc":
         return np.zeros(2)
@@ -137,7 +139,7 @@ def _swap_shift(source: Source, number: int) -> np.ndarray:
 
 
 def _inside(box: np.ndarray, bound: tuple[float, float], *, shift: np.ndarray) -> tuple[list[float], bool]:
-    """The box with its corners in order and clipped to an image of (width, height), and whether they were swapped."""
+    """Order the corners of a box and clip it to an image of (width, height). Returns it and whether it was swapped."""
     near, far = box[:2].copy(), box[2:].copy()
     is_swapped = far < near
     near[is_swapped], far[is_swapped] = (far - shift)[is_swapped], (near + shift)[is_swapped]
@@ -146,13 +148,12 @@ def _inside(box: np.ndarray, bound: tuple[float, float], *, shift: np.ndarray) -
 
 
 def _repair_names(plan: Repairs, check: Check) -> None:
-    """Names in another case or spacing become that of the class; other unknown classes are left out.
+    """Correct class names in another case or spacing, and remove objects of other unknown classes.
 
-    Objects that data.classes only filters stay.
-
-    VOC files declare no classes, so of names that differ in case or spaces only the most frequent is taken for right.
+    Objects of classes that data.classes filters remain. VOC does not declare classes: among names that differ in case
+    or spacing, the most frequent one is correct.
     """
-    raw, labels = plan.source.raw, labels_of(plan.source, check.class_names)
+    raw, labels = plan.source.raw, labels_of(plan.source.raw, check.class_names)
     totals = check.counts["train"].objects + check.counts["val"].objects
     right: dict[str, str] = {}
     for place in np.argsort(-totals, kind="stable").tolist():

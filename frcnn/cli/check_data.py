@@ -6,10 +6,10 @@ from pathlib import Path
 
 from frcnn.check.build_checks import check_config
 from frcnn.check.findings import SEVERITIES
-from frcnn.check.findings_text import format_report
+from frcnn.check.findings_text import format_report, summary
 from frcnn.check.fix import require_new, write_fixed
 from frcnn.check.pictures import draw_findings
-from frcnn.check.run_checks import Check, summary
+from frcnn.check.run_checks import Check
 from frcnn.cli.arguments import not_negative
 from frcnn.cli.run import guarded
 from frcnn.config import load_config

@@ -1,4 +1,4 @@
-"""The config: `schema` holds every key, `load` reads files and overrides into it."""
+"""Config files: `schema` defines the keys, `load` reads files and overrides."""
 
 from frcnn.config.dump import dump_config, json_schema, to_yaml
 from frcnn.config.load import load_config, override_config, parse_config

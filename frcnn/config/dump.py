@@ -1,32 +1,35 @@
-"""A config as plain data, as YAML and as a JSON Schema."""
+"""Conversion of a config to plain data, YAML and JSON Schema."""
 
 from typing import Any
 
 from frcnn.config import yaml_text
 from frcnn.config.schema import Config
+from frcnn.config.schema.section import PEER
 
 _BASE = {
     "type": "string",
     "title": "Base",
-    "description": "Another config, by its path relative to this file, that this one changes.",
+    "description": "Path of the config to inherit from, relative to this file.",
 }
 
 
 def dump_config(config: Config) -> dict[str, Any]:
-    """Every key with its value as JSON knows it: dicts, lists, text, numbers, true, false and null. Paths are text."""
+    """All keys with their values as JSON types. Paths become strings."""
     return config.model_dump(mode="json")
 
 
 def to_yaml(config: Config) -> str:
-    """The whole config, defaults included, as a YAML file that loads into an equal config."""
+    """The whole config with defaults as YAML text that loads into an equal config."""
     return yaml_text.write(dump_config(config))
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a config file, by which editors complete and check it.
+    """JSON Schema of config files, for completion and checks in editors.
 
-    A file may lean on its base for any key, so nothing is required here; a whole config is checked when it is loaded.
-    For the same reason a data source may match several formats as long as `format` itself is not named.
+    A file may inherit any key from its base. Therefore no key is required here, and a data source without `format` may
+    match several formats. Loading validates the merged config.
+
+    Keys that only reproduce other implementations have the keyword "x-peer" and say so in their description.
     """
     schema = _relax(Config.model_json_schema())
     schema["properties"] = {"base": _BASE, **schema["properties"]}
@@ -34,7 +37,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _relax(node: Any) -> Any:
-    """Drop `required` and the defaults of whole sections, make oneOf anyOf, join the lines of descriptions."""
+    """Drop `required` and the defaults of sections, replace oneOf by anyOf, and put descriptions on one line."""
     if isinstance(node, list):
         return [_relax(item) for item in node]
     if not isinstance(node, dict):
@@ -44,6 +47,6 @@ def _relax(node: Any) -> Any:
         if key in ("required", "discriminator") or (key == "default" and isinstance(value, dict)):
             continue
         if key == "description" and isinstance(value, str):
-            value = " ".join(value.split())
+            value = " ".join(value.split()) + (" Only reproduces other implementations." if PEER in node else "")
         relaxed["anyOf" if key == "oneOf" else key] = _relax(value)
     return relaxed

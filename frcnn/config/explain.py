@@ -1,4 +1,4 @@
-"""Say what is wrong with a config in words that help: where it stands, what was expected, what was probably meant."""
+"""Error messages for invalid configs: the source, the key, what was expected and the nearest valid key or value."""
 
 import json
 import re
@@ -18,33 +18,33 @@ class Layer(NamedTuple):
     """One file or override before merging."""
 
     source: str
-    """As messages name it."""
+    """Name in messages."""
     raw: dict[str, Any]
 
 
 _EXPECTED = {
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "bool": "true or false",
-    "string": "text",
+    "string": "a string",
     "path": "a path",
     "list": "a list",
     "tuple": "a list",
-    "model": "a section with keys of its own",
+    "model": "a mapping",
 }
 _UNKNOWN = ("extra_forbidden", "invalid_key")
 
 
 def explain(error: ValidationError, raw: dict[str, Any], layers: Sequence[Layer]) -> str:
-    """One line for each mistake: source, dotted key, what is wrong, and the nearest key or choice that is valid.
+    """Describe each error in one line: source, dotted key, what is wrong and the nearest valid key or value.
 
-    Where a key takes one of several types, pydantic tries each and reports on each. Three rules leave what matters: a
-    mistake deeper inside a value tells more than its being of the wrong type, so does a wrong value than a wrong type,
-    and wrong types alone become one line ("expected a whole number or a list").
+    For a key that accepts several types, pydantic reports an error for each type. Three rules select what to show:
+    an error deeper inside a value hides a wrong type of the value, a wrong value hides a wrong type, and several wrong
+    types are joined into one line ("expected an integer or a list").
 
     Args:
         raw: the merged config that was validated.
-        layers: what it was merged from, the last one winning.
+        layers: the configs it was merged from. Later layers override earlier ones.
     """
     wrong_types: dict[KeyPath, list[str]] = {}
     mistakes: dict[KeyPath, list[str]] = {}
@@ -69,11 +69,11 @@ def explain(error: ValidationError, raw: dict[str, Any], layers: Sequence[Layer]
         for path, texts in mistakes.items()
         for text in dict.fromkeys(texts)
     ]
-    return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} mistakes in the config:", *lines])
+    return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} errors in the config:", *lines])
 
 
 def _clean_path(location: KeyPath, kind: str, raw: Any) -> KeyPath:
-    """The keys of `location` without pydantic's names for the members of unions, which no config holds."""
+    """The keys of `location` without the names that pydantic adds for members of unions."""
     path: list[str | int] = []
     value = raw
     for position, part in enumerate(location):
@@ -88,7 +88,7 @@ def _clean_path(location: KeyPath, kind: str, raw: Any) -> KeyPath:
 def _describe(item: Any, path: KeyPath, raw: dict[str, Any]) -> str:
     kind = item["type"]
     if kind == "missing":
-        return "is missing"
+        return "required key is missing"
     if kind in _UNKNOWN:
         return f"unknown key; {_suggest_key(path, raw)}"
     if kind == "literal_error":
@@ -96,8 +96,9 @@ def _describe(item: Any, path: KeyPath, raw: dict[str, Any]) -> str:
     if kind == "value_error":
         return str(item["ctx"]["error"])
     if kind in ("too_short", "too_long"):
-        bound = "at least {min_length}" if kind == "too_short" else "at most {max_length}"
-        return f"must have {bound.format(**item['ctx'])} entries, found {_show(item['input'])}"
+        limit = item["ctx"]["min_length" if kind == "too_short" else "max_length"]
+        bound = f"{'at least' if kind == 'too_short' else 'at most'} {limit} {'entry' if limit == 1 else 'entries'}"
+        return f"expected {bound}, found {_show(item['input'])}"
     return f"{item['msg'].replace('Input should', 'must')}, found {_show(item['input'])}"
 
 
@@ -105,7 +106,7 @@ def _wrong_choice(item: Any) -> str:
     context = item.get("ctx", {})
     choices = re.findall(r"'([^']*)'", context.get("expected") or context.get("expected_tags") or "")
     if item["type"] == "union_tag_not_found":
-        return f"is missing; one of {', '.join(_formats())}"
+        return f"required key is missing; use one of {', '.join(_formats())}"
     found = item["input"].get("format") if "tag" in context else item["input"]
     nearest = get_close_matches(str(found), choices, 1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
@@ -113,26 +114,26 @@ def _wrong_choice(item: Any) -> str:
 
 
 def _suggest_key(path: KeyPath, raw: dict[str, Any]) -> str:
-    """The valid key nearest to an unknown one: of its section by spelling, else of the same name anywhere."""
+    """Suggest a valid key: one of the same section with a similar spelling, else one of the same name elsewhere."""
     *parents, name = map(str, path)
     siblings = list(_section_at(path[:-1], raw).model_fields)
     nearest = get_close_matches(name, siblings, 1)
     if nearest:
         return f"did you mean {'.'.join([*parents, nearest[0]])}?"
     everywhere = _all_keys(Config)
-    if ".".join(part for part in path if isinstance(part, str)) in everywhere:  # of a data source of another format
-        return f"it belongs to another format; valid here: {', '.join(siblings)}"
+    if ".".join(part for part in path if isinstance(part, str)) in everywhere:  # in a source of another format
+        return f"it belongs to another format; valid keys: {', '.join(siblings)}"
     same_name = [key for key in everywhere if key.rpartition(".")[2] == name]
     if not same_name:
         last_names = get_close_matches(name, [key.rpartition(".")[2] for key in everywhere], 1, 0.8)
         same_name = [key for key in everywhere if key.rpartition(".")[2] in last_names]
     if same_name:
         return f"did you mean {' or '.join(same_name[:3])}?"
-    return f"valid here: {', '.join(siblings)}"
+    return f"valid keys: {', '.join(siblings)}"
 
 
 def _section_at(path: KeyPath, raw: dict[str, Any]) -> type[Section]:
-    """The class of the section at `path`; of several data sources, the one whose format is given there."""
+    """The class of the section at `path`. For a data source, its `format` selects the class."""
     section: type[Section] = Config
     value: Any = raw
     options = [section]
@@ -151,7 +152,7 @@ def _formats() -> list[str]:
 
 
 def _all_keys(section: type[Section], prefix: str = "") -> list[str]:
-    """Every dotted key of the schema."""
+    """All dotted keys of the schema."""
     keys: dict[str, None] = {}
     for name, field in section.model_fields.items():
         keys[prefix + name] = None
@@ -172,7 +173,7 @@ def _value_at(raw: Any, path: KeyPath) -> Any:
 
 
 def _origin(path: KeyPath, layers: Sequence[Layer]) -> str:
-    """The last layer that holds the key, or the nearest section above it."""
+    """The last layer that contains the key, or else the nearest section above it."""
     for length in range(len(path), 0, -1):
         for layer in reversed(layers):
             if _holds(layer.raw, path[:length]):
@@ -183,7 +184,7 @@ def _origin(path: KeyPath, layers: Sequence[Layer]) -> str:
 def _holds(raw: Any, path: KeyPath) -> bool:
     for part in path:
         if not _has(raw, part):
-            part = str(part)  # an override writes the entries of a list as text
+            part = str(part)  # overrides have list indices as strings
             if not _has(raw, part):
                 return False
         raw = raw[part]

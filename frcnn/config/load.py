@@ -1,4 +1,4 @@
-"""Read a config: YAML files that build on one another, then overrides, then validation."""
+"""Reading of configs: YAML files with inheritance, overrides and validation."""
 
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
@@ -19,32 +19,32 @@ from frcnn.files.reading import read_text, shown
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file and the overrides of the command line.
+    """Read a config file and apply overrides.
 
-    1. Read the file, its `base`, the base of that, and so on.
-    2. Merge them, the farthest base first, each later one winning (see `merge`).
-    3. Merge the overrides, `section.key=value`, into one more layer on top; of two for one key the later wins.
-    4. Validate the outcome.
+    1. Read the file, its `base`, the base of the base, and so on.
+    2. Merge them. A file overrides its base (see `merge`).
+    3. Merge the overrides `section.key=value` on top. If two set the same key, the later one wins.
+    4. Validate the result.
 
     Args:
-        path: a YAML file. `base` is relative to the file that names it; all other paths in a config are relative to
-            the folder the program is started in.
+        path: a YAML file. `base` is relative to the file that contains it. All other paths in a config are relative to
+            the working directory.
         overrides: values are YAML: `train.lr=1e-3`, `data.classes=[cat, dog]`, `model.backbone.weights=null`. A number
-            is an entry of a list: `data.train.0.root=x`.
+            selects an entry of a list: `data.train.0.root=x`.
 
     Raises:
-        ConfigError: names the file or override, the key, what is wrong and the nearest thing that would be right;
-            all mistakes of a validation at once.
+        ConfigError: names the file or override, the key, the problem and the nearest valid key or value. Validation
+            reports all errors at once.
     """
     files = _read_chain(Path(path))
     return _override(files, overrides, given=texts_in([file.raw for file in files]))
 
 
 def parse_config(raw: dict[str, Any], *, source: str) -> Config:
-    """Validate plain data, such as the config inside a checkpoint.
+    """Validate plain data, such as the config of a checkpoint.
 
     Args:
-        source: where it comes from, for messages.
+        source: origin of the data, for messages.
 
     Raises:
         ConfigError: as `load_config`.
@@ -53,14 +53,19 @@ def parse_config(raw: dict[str, Any], *, source: str) -> Config:
 
 
 def override_config(raw: dict[str, Any], overrides: Sequence[str], *, source: str, given: Sequence[str] = ()) -> Config:
-    """Plain data, such as the config inside a checkpoint, changed by `overrides` as `load_config` does it.
+    """Apply overrides to plain data, such as the config of a checkpoint, and validate it.
 
     Args:
+        overrides: see `load_config`.
+        source: origin of the data, for messages.
         given: texts that the user passed. Code that `raw` names is imported only if they or the overrides contain its
             import path (see `files.code`).
+
+    Raises:
+        ConfigError: as `load_config`.
     """
     if not isinstance(raw, dict):
-        raise ConfigError(f"{source}: a config is a mapping of sections, not {type(raw).__name__}")
+        raise ConfigError(f"{source}: a config must be a mapping of sections, found {type(raw).__name__}")
     return _override([Layer(source, raw)], overrides, given=given)
 
 
@@ -80,21 +85,21 @@ def _override(files: list[Layer], overrides: Sequence[str], *, given: Iterable[s
 
 
 def _read_chain(path: Path) -> list[Layer]:
-    """The file's bases, the farthest first, and the file itself last."""
+    """Read a file and its bases. The file itself is the last layer."""
     layers: list[Layer] = []
     seen: list[Path] = []
     current: Path | None = path
     while current is not None:
         if _resolved(current, named_by=seen[-1] if seen else None) in [earlier.resolve() for earlier in seen]:
             chain = " -> ".join(str(file) for file in [*seen, current])
-            raise ConfigError(f"{path}: its bases run in a circle: {chain}")
+            raise ConfigError(f"{path}: circular base: {chain}")
         if len(seen) > CONFIG_BASES:
-            raise ConfigError(f"{path}: it builds on more than {CONFIG_BASES} bases, the last of them {seen[-1]}")
+            raise ConfigError(f"{path}: more than {CONFIG_BASES} bases, the last one is {seen[-1]}")
         raw = _read_file(current, named_by=seen[-1] if seen else None)
         seen.append(current)
         base = raw.pop("base", None)
         if base is not None and not isinstance(base, str):
-            raise ConfigError(f"{current}: base: expected one path, found {shown(base)}")
+            raise ConfigError(f"{current}: base: expected a path, found {shown(base)}")
         layers.insert(0, Layer(str(current), raw))
         current = current.parent / base if base is not None else None
     return layers
@@ -104,7 +109,7 @@ def _resolved(path: Path, *, named_by: Path | None) -> Path:
     by = f" (the base of {named_by})" if named_by else ""
     try:
         return path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that no file can have
+    except (OSError, RuntimeError, ValueError) as error:  # circular links, invalid file names
         raise ConfigError(f"{str(path)!r}{by}: cannot be read: {error}") from None
 
 
@@ -114,7 +119,7 @@ def _read_file(path: Path, *, named_by: Path | None) -> dict[str, Any]:
         text = read_text(path, CONFIG_BYTES, error=ConfigError)
     except FileNotFoundError:
         raise ConfigError(f"{path}{by}: no such file") from None
-    except (OSError, ValueError) as error:  # the latter: broken UTF-8, a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: invalid UTF-8 or file name
         raise ConfigError(f"{path}{by}: cannot be read: {error}") from error
     try:
         raw = yaml_text.read(text)
@@ -123,7 +128,9 @@ def _read_file(path: Path, *, named_by: Path | None) -> dict[str, Any]:
     if raw is None:
         raise ConfigError(f"{path}{by}: the file is empty")
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}{by}: a config is a mapping of sections such as data and train, found {shown(raw)}")
+        raise ConfigError(
+            f"{path}{by}: a config must be a mapping of sections such as data and train, found {shown(raw)}"
+        )
     return raw
 
 
@@ -132,13 +139,13 @@ def _parse_override(text: str) -> Layer:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
-        raise ConfigError(f"{source}: expected section.key=value, as in train.lr=0.01")
+        raise ConfigError(f"{source}: expected section.key=value, for example train.lr=0.01")
     if not value.strip():
-        raise ConfigError(f"{source}: no value; write {key}=null for none")
+        raise ConfigError(f"{source}: the value is missing; to unset the key, write {key}=null")
     try:
         return Layer(source, nest(key, yaml_text.read(value)))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: the value is no YAML: {_problem_of(error)}") from error
+        raise ConfigError(f"{source}: the value is not valid YAML: {_problem_of(error)}") from error
 
 
 def _merge_all(layers: Sequence[Layer]) -> dict[str, Any]:

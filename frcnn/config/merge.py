@@ -1,4 +1,4 @@
-"""Lay one mapping of config keys over another."""
+"""Merging of config layers."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ _ALTERNATIVES: dict[tuple[str, ...], str] = {("train", "epochs"): "steps", ("tra
 
 
 def merge(base: dict, overlay: dict, *, source: str, path: tuple[str, ...] = ()) -> dict:
-    """`base` changed by `overlay`; neither is touched.
+    """Return `base` updated with `overlay`. Both arguments stay unchanged.
 
-    1. Two mappings merge key by key; any other value of the overlay, a list too, replaces that of the base.
-    2. A data source whose `format` differs from the base's replaces it whole: no key of the old format is left.
-    3. Giving one of train.epochs and train.steps a value drops the other from the base, since only one may be set.
-       (A layer that sets both itself is an error, which validation finds.)
-    4. A mapping whose keys are all numbers in quotes, as the override `data.train.0.root=x` makes it, changes these
+    1. Mappings are merged key by key. Any other value of the overlay, including a list, replaces the value of the base.
+    2. A data source with another `format` replaces the whole source, so that no key of the old format remains.
+    3. Setting one of train.epochs and train.steps removes the other from the base, because they are mutually exclusive.
+       (Validation rejects a layer that sets both.)
+    4. A mapping whose keys are all numeric strings, as made by the override `data.train.0.root=x`, changes these
        entries of a list.
 
     Args:
         source: the file or override that `overlay` comes from, for messages.
-        path: keys that lead to these two mappings.
+        path: keys that lead to the two mappings.
 
     Raises:
-        ConfigError: an entry of a list that does not exist, or keys for a list that is not addressed by entry.
+        ConfigError: a list index out of range, or a key that is not a list index.
 
     >>> merge({"train": {"epochs": 12, "lr": 0.1}}, {"train": {"steps": 500}}, source="overlay.yaml")
     {'train': {'lr': 0.1, 'steps': 500}}
@@ -37,7 +37,7 @@ def merge(base: dict, overlay: dict, *, source: str, path: tuple[str, ...] = ())
 
 
 def nest(key: str, value: Any) -> dict[str, Any]:
-    """The mapping that a dotted key and its value stand for.
+    """Convert a dotted key and its value to a nested mapping.
 
     >>> nest("train.schedule.kind", "cosine")
     {'train': {'schedule': {'kind': 'cosine'}}}
@@ -60,8 +60,10 @@ def _change_entries(base: list, entries: dict, source: str, path: tuple[str, ...
     key = ".".join(path)
     for position, value in entries.items():
         if not str(position).isdecimal():
-            raise ConfigError(f"{source}: {key} is a list here; name the entry, as in {key}.0.{position}")
+            raise ConfigError(f"{source}: {key} is a list; select an entry, for example {key}.0.{position}")
         if int(position) >= len(base):
-            raise ConfigError(f"{source}: {key} has {len(base)} entries, counted from 0; there is no {key}.{position}")
+            raise ConfigError(
+                f"{source}: {key}.{position} does not exist; {key} has {len(base)} entries, counted from 0"
+            )
         changed[int(position)] = _lay_over(base[int(position)], value, source, (*path, str(position)))
     return changed

@@ -1,23 +1,34 @@
-"""The reference of all keys of a config, as Markdown, made from the schema."""
+"""Markdown reference of all config keys, generated from the schema."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from frcnn.config.schema import Config, Section
+from frcnn.config.schema.section import is_peer
 from frcnn.config.sections import format_of, sections_in
 
 _HEAD = """\
 # Config keys
 
-Every key with its type, default and meaning. [config.md](config.md) explains files, inheritance and overrides.
-This page is generated: `frcnn schema --markdown --out docs/config_keys.md`.
+All keys with type, default and meaning, one table per section. The full name of a key starts with its section, for
+example `train.schedule.kind`. Keys that only reproduce other implementations are in the
+[last table](#keys-that-reproduce-other-implementations). [Write a config](config.md) explains files, inheritance and
+overrides. This page is generated: `frcnn schema --markdown --out docs/config_keys.md`.
 """
+_PEERS = """\
+## Keys that reproduce other implementations
+
+Each implementation of Faster R-CNN makes choices that hardly affect accuracy but must match to obtain its numbers or to
+use its weights. Keep the defaults when you train your own model. The configs in `configs/base/` and `frcnn convert` set
+these keys. [Numerics](numerics.md) lists the value that each implementation uses.
+"""
+_COLUMNS = "| key | type | default | meaning |\n|---|---|---|---|"
 
 _NAMES = {
-    "integer": "whole number",
+    "integer": "integer",
     "number": "number",
-    "string": "text",
+    "string": "string",
     "null": "null",
 }
 
@@ -26,11 +37,13 @@ class Key(NamedTuple):
     """One row of the reference."""
 
     name: str
-    """Dotted, from the section of the file on."""
+    """Dotted, starting with a top-level section."""
     type: str
     default: str
-    """As YAML in backticks, or "required" where the section is given."""
+    """YAML in backticks, or "required"."""
     meaning: str
+    is_peer: bool
+    """Whether the key only reproduces other implementations."""
 
 
 class Table(NamedTuple):
@@ -38,21 +51,21 @@ class Table(NamedTuple):
 
     title: str
     level: int
-    """Of the heading: 2 for a section of the file."""
+    """Heading level; 2 for a top-level section."""
     about: str
     keys: list[Key]
 
 
 def markdown_reference() -> str:
-    """The page: a table for each section."""
-    parts = [_HEAD]
+    """The page: a table for each section, then a table of the keys that reproduce other implementations."""
+    parts, peers = [_HEAD], []
     for table in _tables(Config, (), defaults=None):
-        rows = [f"| `{key.name}` | {key.type} | {key.default} | {key.meaning} |" for key in table.keys]
-        text = f"{'#' * table.level} {table.title}\n\n{table.about}\n"
-        if rows:
-            text += "\n" + "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
-        parts.append(text)
-    return "\n".join(parts)
+        keys = [key for key in table.keys if not key.is_peer]
+        peers += [key for key in table.keys if key.is_peer]
+        if keys or table.level == 2:
+            parts.append(f"{'#' * table.level} {table.title}\n\n{table.about}\n")
+            parts += [_rows(keys, with_section=False)] if keys else []
+    return "\n".join([*parts, _PEERS, _rows(peers, with_section=True)])
 
 
 def all_keys() -> list[Key]:
@@ -60,54 +73,71 @@ def all_keys() -> list[Key]:
     return [key for table in _tables(Config, (), defaults=None) for key in table.keys]
 
 
+def _rows(keys: Sequence[Key], *, with_section: bool) -> str:
+    """A Markdown table. Each key is a link to its own row."""
+    lines = []
+    for key in keys:
+        label = key.name.replace(".", ".<wbr>") if with_section else key.name.rpartition(".")[2]
+        link = f'<a id="{key.name}"></a>[{label}](#{key.name})'
+        lines.append(f"| {link} | {key.type} | {key.default} | {key.meaning} |")
+    return "\n".join([_COLUMNS, *lines]) + "\n"
+
+
 def _tables(
-    section: type[Section], path: tuple[str, ...], *, defaults: Any, about: str | None = None
+    section: type[Section],
+    path: tuple[str, ...],
+    *,
+    defaults: Any,
+    about: str | None = None,
+    in_peer: bool = False,
 ) -> Iterator[Table]:
-    """The table of a section, then those of the sections inside it.
+    """The table of a section, followed by the tables of its nested sections.
 
     Args:
-        defaults: the section's value where it is not given; None where there is none.
-        about: what the section is for; None takes its docstring.
+        defaults: value of the section if it is not given; None if it has no default.
+        about: description of the section; None uses its docstring.
+        in_peer: whether the section itself belongs to a key that reproduces other implementations.
     """
     nodes = section.model_json_schema()["properties"]
     keys, inner = [], []
     for name, field in section.model_fields.items():
         below = sections_in(field.annotation)
+        peer = in_peer or is_peer(field)
         is_required = field.is_required() and defaults is None
         default = getattr(defaults, name) if field.is_required() and defaults is not None else field.default
-        is_section = field.annotation in below
-        if not is_section:
+        if field.annotation not in below:
             keys.append(
                 Key(
                     ".".join((*path, name)),
                     _type(nodes[name]).replace("|", r"\|"),
                     "required" if is_required else _shown(default),
                     _one_line(field.description),
+                    peer,
                 )
             )
         for each in below:
             if format_of(each) is None:
-                inner.append(
-                    (each, (*path, name), default if isinstance(default, Section) else None, field.description)
-                )
+                below_defaults = default if isinstance(default, Section) else None
+                inner.append((each, (*path, name), below_defaults, field.description, peer))
     if path:
         yield Table(f"`{'.'.join(path)}`", len(path) + 1, _one_line(about or section.__doc__), keys)
-    for each, below_path, default, description in inner:
-        yield from _tables(each, below_path, defaults=default, about=description)
+    for each, below_path, below_defaults, description, peer in inner:
+        yield from _tables(each, below_path, defaults=below_defaults, about=description, in_peer=peer)
     if path == ("data",):
         for each in sections_in(section.model_fields["val"].annotation):
             yield from _source_table(each)
 
 
 def _source_table(source: type[Section]) -> Iterator[Table]:
-    """The keys of a dataset of one format, as they are below data.train."""
+    """The keys of a dataset format, named as keys of data.train. `format` itself is in the title."""
     for table in _tables(source, ("data", "train"), defaults=None):
         about = f"{table.about} The same keys apply to `data.val` and to each entry of a list in `data.train`."
-        yield table._replace(title=f"`data.train` with `format: {format_of(source)}`", about=about)
+        keys = [key for key in table.keys if key.name != "data.train.format"]
+        yield table._replace(title=f"`data.train` with `format: {format_of(source)}`", about=about, keys=keys)
 
 
 def _one_line(text: str | None) -> str:
-    """Without line breaks, and fit for a cell of a table."""
+    """`text` as one line that fits into a table cell."""
     return " ".join((text or "").split()).replace("|", r"\|")
 
 
@@ -116,18 +146,20 @@ def _shown(value: Any) -> str:
 
 
 def _type(node: dict[str, Any], *, is_plural: bool = False) -> str:
-    """A node of the JSON Schema in words; plural inside a list."""
+    """Describe a node of the JSON Schema in words.
+
+    Args:
+        is_plural: whether the words follow "list of".
+    """
     options = node.get("anyOf") or (node.get("oneOf") and [{"$ref": ""}])
     if options:
         texts = [_type(option, is_plural=is_plural) for option in options]
         return ", or ".join(dict.fromkeys(text.replace("true or false", "true, false") for text in texts))
-    if node.get("type") == "object":
-        return "mapping"
-    if "$ref" in node:
-        return "dataset" + "s" * is_plural if node.get("$ref") == "" else "section"
+    if "$ref" in node or node.get("type") == "object":
+        return "dataset" + "s" * is_plural if node.get("$ref") == "" else "mapping"
     choices = node.get("enum", [node["const"]] if "const" in node else [])
     if choices:
-        *first, last = (f"`{choice}`" for choice in choices)
+        *first, last = (str(choice) for choice in choices)
         return f"{', '.join(first)} or {last}" if first else last
     if node["type"] == "boolean":
         return "true or false"
@@ -136,7 +168,7 @@ def _type(node: dict[str, Any], *, is_plural: bool = False) -> str:
         count = f"{len(members)} " if members else ""
         return f"list{'s' * is_plural} of {count}{_type(members[0] if members else node['items'], is_plural=True)}"
     name = "path" if node.get("format") == "path" else _NAMES[node["type"]]
-    if is_plural and name != "text":
+    if is_plural:
         name += "s"
     return name + _bounds(node)
 

@@ -1,4 +1,4 @@
-"""The sections that a field of the schema may hold."""
+"""Section classes in the annotations of fields."""
 
 from typing import Any, get_args
 
@@ -6,7 +6,7 @@ from frcnn.config.schema import Section
 
 
 def sections_in(annotation: Any) -> list[type[Section]]:
-    """The section classes a field may hold, inside lists and unions too."""
+    """The section classes in an annotation, including lists and unions."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     found = [section for part in get_args(annotation) for section in sections_in(part)]
@@ -14,5 +14,5 @@ def sections_in(annotation: Any) -> list[type[Section]]:
 
 
 def format_of(section: type[Section]) -> str | None:
-    """The `format` of a data source; None for other sections."""
+    """The `format` of a data source. None for other sections."""
     return get_args(section.model_fields["format"].annotation)[0] if "format" in section.model_fields else None

@@ -1,8 +1,8 @@
-"""YAML as configs use it: the safe subset of PyYAML with the scalars people expect.
+"""Reading and writing of YAML: the safe subset of PyYAML with the scalars of YAML 1.2.
 
-PyYAML follows YAML 1.1, where `1e-3` is a string, `yes` and `off` are booleans, `1:30` is ninety and a date is an
-object. Here, as in YAML 1.2, only true/false are booleans and every number a Python programmer would write is a
-number. A key that stands twice in one mapping is an error: YAML forbids it, and PyYAML keeps the last in silence.
+PyYAML follows YAML 1.1, in which `1e-3` is a string, `yes` and `off` are booleans, `1:30` is 90 and a date is an
+object. Here only true and false are booleans, and all numbers of Python's notation are numbers. A duplicate key in a
+mapping is an error, as YAML requires; PyYAML would silently keep the last one.
 """
 
 import re
@@ -26,7 +26,7 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars above that refuses repeated keys, and values without measure."""
+    """SafeLoader with the scalars above, which refuses duplicate keys and enforces limits on size and depth."""
 
     yaml_implicit_resolvers: dict = {}
 
@@ -37,21 +37,21 @@ class _Loader(yaml.SafeLoader):
         self.sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        """Count what an alias stands for at each of its places, where whoever walks through the values meets it."""
+        """Enforce the limits. Each use of an alias counts as many values as the aliased node, as for a reader."""
         event, before = self.peek_event(), self.count
         self.depth += 1
         if self.depth > CONFIG_DEPTH:
-            raise _error(f"it is nested more than {CONFIG_DEPTH} deep", event)
+            raise _error(f"nesting is deeper than {CONFIG_DEPTH} levels", event)
         node: Any = super().compose_node(parent, index)
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self.sizes:
-                raise _error(f"the alias {event.anchor!r} stands inside what it names", event)
+                raise _error(f"the alias {event.anchor!r} refers to a value that contains it", event)
             self.count += self.sizes[id(node)]
         else:
             self.count += 1 + (len(node.value) // 100 if isinstance(node, yaml.ScalarNode) else 0)
             self.sizes[id(node)] = self.count - before
         if self.count > CONFIG_NODES:
-            raise _error(f"it stands for more than {CONFIG_NODES} values, aliases counted as what they name", event)
+            raise _error(f"more than {CONFIG_NODES} values after expansion of aliases", event)
         self.depth -= 1
         return node
 
@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
                 if key.value in seen:
                     first = seen[key.value].start_mark.line + 1
                     raise yaml.MarkedYAMLError(
-                        problem=f"the key {key.value!r} stands twice, first on line {first}",
+                        problem=f"duplicate key {key.value!r}, first on line {first}",
                         problem_mark=key.start_mark,
                     )
                 seen[key.value] = key
@@ -71,12 +71,12 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)
         if len(text) > CONFIG_DIGITS:
-            raise _error(f"a whole number of {len(text)} characters", node)
+            raise _error(f"an integer with {len(text)} characters, more than the limit of {CONFIG_DIGITS}", node)
         return int(text, 16 if text.startswith("0x") else 10)
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what either YAML version would misread, and writes short lists on one line."""
+    """SafeDumper that quotes strings which YAML 1.1 or 1.2 would misread and writes lists of scalars on one line."""
 
     yaml_implicit_resolvers: dict = {key: list(rules) for key, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()}
 
@@ -99,7 +99,7 @@ def read(text: str) -> object:
     """Parse one YAML document.
 
     Raises:
-        yaml.YAMLError: the text is no YAML, a key stands twice in one mapping, or it is too deep or long (`limits`).
+        yaml.YAMLError: invalid YAML, a duplicate key in a mapping, or a limit of `frcnn.files.limits` is exceeded.
 
     >>> read("{lr: 1e-3, steps: 090, classes: [yes, no], weights: null}")
     {'lr': 0.001, 'steps': 90, 'classes': ['yes', 'no'], 'weights': None}
@@ -108,8 +108,8 @@ def read(text: str) -> object:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of tags: `!!int x`, `!!bool maybe`
-        raise yaml.YAMLError(f"a value does not fit its tag: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of tags such as `!!int x`
+        raise yaml.YAMLError(f"a value does not match its tag: {error}") from error
 
 
 def _error(problem: str, place: yaml.Event | yaml.Node) -> yaml.YAMLError:
@@ -117,7 +117,7 @@ def _error(problem: str, place: yaml.Event | yaml.Node) -> yaml.YAMLError:
 
 
 def write(value: object) -> str:
-    """YAML text that `read` turns back into `value`: plain dicts, lists and scalars.
+    """YAML text that `read` converts back to `value`, made of plain dicts, lists and scalars.
 
     >>> print(write({"rpn": {"sizes": [[32.0], [64.0]], "name": "1e-3"}}), end="")
     rpn:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from frcnn.annotations import ImageRecord
 from frcnn.data.dataset import DetectionDataset, check_class_names, did_you_mean, unused_ids
+from frcnn.data.formats.columns import clip_boxes, labels_of
 from frcnn.data.formats.raw import RawAnnotation
 from frcnn.data.problems import ErrorPolicy
 from frcnn.errors import DataError
@@ -64,7 +65,7 @@ class AnnotatedDataset(DetectionDataset):
         is_image = _usable_images(raw, problems)
         has_image = np.append(is_image, False)[raw.objects.rows]  # -1 (no such image) selects the last entry
         labels, notes = _labels(raw, class_names, has_image, problems, is_filter=is_filter)
-        boxes, has_area = _clip_boxes(raw, has_image & (labels > 0), problems)
+        boxes, has_area = _usable_boxes(raw, has_image & (labels > 0), problems)
         is_kept = has_area & ~(raw.objects.is_region & (regions == "drop"))
         if empty != "keep":
             is_object = has_area & ~(raw.objects.is_region & (regions != "keep") & (empty == "drop_crowd_only"))
@@ -133,10 +134,9 @@ def _labels(
     raw: RawAnnotation, class_names: Sequence[str], has_image: np.ndarray, problems: ErrorPolicy, *, is_filter: bool
 ) -> tuple[np.ndarray, list[str]]:
     """(m,) int64 labels, 0 for other classes, and notes about filtered classes and classes without objects."""
-    label_by_name = {name: label for label, name in enumerate(class_names, start=1)}
-    labels = np.array([label_by_name.get(name, 0) for name in raw.names] + [0], np.int64)[raw.objects.names]
+    labels = labels_of(raw, class_names)
     counts = np.bincount(raw.objects.names[has_image & (raw.objects.names >= 0)], minlength=len(raw.names)).tolist()
-    others = {name: n for name, n in zip(raw.names, counts, strict=True) if n and name not in label_by_name}
+    others = {name: n for name, n in zip(raw.names, counts, strict=True) if n and name not in class_names}
     notes = []
     if is_filter and (filtered := {name: n for name, n in others.items() if name}):
         most = sorted(filtered, key=lambda name: -filtered[name])[:MOST_NAMED]
@@ -157,25 +157,18 @@ def _labels(
     return labels, notes
 
 
-def _clip_boxes(raw: RawAnnotation, is_wanted: np.ndarray, problems: ErrorPolicy) -> tuple[np.ndarray, np.ndarray]:
-    """(m, 4) float32 boxes clipped to their images, and (m,) bool whether a wanted box has an area there."""
-    objects = raw.objects
-    sizes = np.array([(image.width, image.height) for image in raw.images], np.float64).reshape(-1, 2)
-    bounds = np.zeros((len(objects.rows), 2))
-    bounds[is_wanted] = sizes[objects.rows[is_wanted]]
-    has_numbers = np.count_nonzero(np.isfinite(objects.boxes), axis=1) == 4
-    boxes = np.where(has_numbers[:, None], objects.boxes, 0).clip(0, bounds[:, [0, 1, 0, 1]]).astype(np.float32)
-    has_area = (
-        is_wanted & has_numbers & (objects.sides.min(axis=1) > 0) & ((boxes[:, 2:] - boxes[:, :2]).min(axis=1) > 0)
-    )
+def _usable_boxes(raw: RawAnnotation, is_wanted: np.ndarray, problems: ErrorPolicy) -> tuple[np.ndarray, np.ndarray]:
+    """(m, 4) float32 boxes inside their images, and (m,) bool whether a wanted one has an area there."""
+    objects, clipped = raw.objects, clip_boxes(raw)
+    has_area = is_wanted & clipped.has_area
     for number in np.flatnonzero(is_wanted & ~has_area).tolist():
         image, name = raw.images[int(objects.rows[number])], raw.names[int(objects.names[number])]
         subject = f"{image.annotation or raw.name}: {raw.object_name(number)}"
         if objects.ids:
             subject += f" of image {image.image_id}"
-        what = "box without area in the image: " if has_numbers[number] else "box is missing or not four numbers: "
-        problems.report(f"{subject} ({name}): {what}{raw.written(number)}")
-    return boxes, has_area
+        what = "box without area in the image" if clipped.has_numbers[number] else "box is missing or not four numbers"
+        problems.report(f"{subject} ({name}): {what}: {raw.written(number)}")
+    return clipped.edges.astype(np.float32), has_area
 
 
 def _records(

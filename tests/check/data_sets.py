@@ -1,4 +1,4 @@
-"""Small data sets on disk, whole ones and such as are broken on purpose."""
+"""Small datasets on disk, for tests that then damage them."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ EDGES = {"xmin": 0, "ymin": 1, "xmax": 2, "ymax": 3}
 
 
 def noise(seed, height=HEIGHT, width=WIDTH):
-    """(H, W, 3) uint8 blocks of colour, another for each seed."""
+    """Blocks of random colours, (H, W, 3) uint8."""
     coarse = np.random.default_rng(seed).integers(0, 256, size=(6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST))
 
 
 def xml_of(objects, height=HEIGHT, width=WIDTH):
-    """An annotation with (name, (xmin, ymin, xmax, ymax)) objects; without a size where the height is None."""
+    """A VOC annotation of (name, (xmin, ymin, xmax, ymax)) objects. It has no size if `height` is None."""
     body = "".join(
         f"<object><name>{name}</name><bndbox>"
         + "".join(f"<{edge}>{box[place]}</{edge}>" for edge, place in EDGES.items())
@@ -33,7 +33,7 @@ def xml_of(objects, height=HEIGHT, width=WIDTH):
 
 
 class VocFolder:
-    """A VOC folder that grows image by image."""
+    """A VOC folder to which tests add images."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -42,7 +42,7 @@ class VocFolder:
             (root / folder).mkdir(parents=True)
 
     def add(self, name, objects=OBJECTS, *, split="train", xml=None, picture=None, suffix="png"):
-        """An image of noise unless `picture` is given, and its annotation; gives the path of the image."""
+        """Add an image, by default noise, and its annotation. Returns the path of the image."""
         seed = sum(map(len, self.lists.values()))
         self.lists[split].append(name)
         path = self.root / f"JPEGImages/{name}.{suffix}"
@@ -88,7 +88,7 @@ def write_config(path, settings):
 
 
 class CocoFiles:
-    """Two COCO files, of train and val, with one folder of images."""
+    """COCO files for train and val with a common folder of images."""
 
     def __init__(self, folder: Path):
         self.folder = folder

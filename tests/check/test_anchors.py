@@ -1,4 +1,4 @@
-"""How well anchors fit: against the IoU of all anchors with all boxes."""
+"""Fit of anchors, compared with the IoU of all anchors with all boxes, and k-means."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def random_boxes(count, height, width, seed=0):
 @pytest.mark.parametrize("inside_only", [False, True])
 @pytest.mark.parametrize("skip_padding", [False, True])
 @pytest.mark.parametrize("size", [(75, 130), (96, 64), (33, 200)])
-def test_the_best_anchor_is_found_without_looking_at_all(centre, strides_from, inside_only, skip_padding, size):
+def test_best_iou_equals_the_maximum_over_all_anchors(centre, strides_from, inside_only, skip_padding, size):
     anchors = AnchorGenerator(
         sizes=[[12.0, 20.0], [30.0, 50.0], [70.0, 90.0]],
         ratios=[0.5, 1.0, 2.2],
@@ -53,14 +53,14 @@ def test_recall_over_scales_and_groups():
     assert [group.name for group in recall_by_ratio(fit)] == ["3/4 to 4/3"]
 
 
-def test_no_boxes_have_no_recall():
+def test_recall_without_boxes_is_nan():
     anchors = AnchorGenerator(sizes=[[32.0]], ratios=[1.0], strides=[16])
     truth = GroundTruthBoxes(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros((0, 2)))
     fit = fit_anchors(truth, anchors, short_sides=[64], long_side=64, inside_only=False, skip_padding=True)
     assert np.isnan(fit.recall(0.5)) and recall_by_size(fit) == []
 
 
-def test_clusters_find_the_shapes_that_boxes_were_made_from():
+def test_clusters_recover_the_shapes_of_the_boxes():
     rng = np.random.default_rng(0)
     shapes = shapes_of(np.array([20.0, 60.0, 150.0]), np.array([0.5, 1.0, 2.0]))
     sides = np.repeat(shapes, 50, axis=0) * np.exp(rng.normal(0, 0.05, (450, 2)))

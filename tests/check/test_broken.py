@@ -1,4 +1,4 @@
-"""Everything that was broken on purpose is found, and nothing in a data set that is whole."""
+"""The check finds each kind of fault in damaged datasets, and nothing in valid ones."""
 
 import shutil
 
@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from frcnn.check.build_checks import check_config
+from frcnn.check.findings import Example, Finding
 from frcnn.config import parse_config
+from frcnn.data.build_data import build_datasets
+from frcnn.errors import DataError
 from tests.check.data_sets import (
     HEIGHT,
     OBJECTS,
@@ -36,7 +39,7 @@ def found(result):
 
 
 def broken_voc(root):
-    """A folder with every fault, each in an image of its own name."""
+    """A VOC folder with all faults, each in an image of its own."""
     voc = VocFolder(root)
     for number in range(11):
         voc.add(f"sound_{number}")
@@ -93,12 +96,15 @@ EXPECTED = {
     ("box-negative", "train"): "negative.png: object 3",
     ("box-outside", "train"): "outside.png: object 3",
     ("box-over-border", "train"): "over.png: object 3",
-    ("box-duplicate", "train"): "repeated.png: object 3 (cat): xmin 11 ymin 11 xmax 50 ymax 50, as object 1 (cat)",
+    ("box-duplicate", "train"): "repeated.png: object 3 (cat): xmin 11 ymin 11 xmax 50 ymax 50, same as object 1 (cat)",
     ("box-nearly-duplicate", "train"): "nearly.png: object 3 (cat): IoU 0.98 with object 1",
     ("box-two-classes", "train"): "contradicted.png: object 3 (dog)",
     ("box-tiny", "train"): "tiny.png: object 3",
     ("box-no-numbers", "train"): "words.png: object 3",
-    ("class-unknown", "train"): "unknown.png: object 3 (Cat): none of cat, dog, dogs, bird, fish, newt; is it cat?",
+    (
+        "class-unknown",
+        "train",
+    ): "unknown.png: object 3 (Cat): not one of cat, dog, dogs, bird, fish, newt; did you mean cat?",
     ("anchors-miss", "train"): "missed.png: object 3 (cat): best IoU 0.",
     ("classes-alike", "train and val"): "'dog' (",
     ("class-unused", "train"): "bird: 0 in train, 0 in val",
@@ -125,10 +131,10 @@ EXPECTED = {
     ("image-in-train-and-val", "val"): "leak.png: the same file as sound_1.png of train",
     ("image-nearly-in-train", "val"): "lookalike.png: looks like sound_2.png of train",
 }
-"""A part of the first case of each finding; the image of a name is the one that was broken so."""
-ALSO_ELSEWHERE = {
+"""Part of the text of a case for each finding. The name of the image tells the fault."""
+SEVERAL_CASES = {
     ("class-unused", "train"),  # fish
-    ("image-without-objects", "train"),  # the one whose XML cannot be read
+    ("image-without-objects", "train"),  # the image with unreadable XML
     ("image-one-colour", "train"),
     ("anchors-miss", "train"),  # the tiny box
 }
@@ -140,35 +146,35 @@ def broken(tmp_path_factory):
     return voc, check(voc.settings(classes=CLASSES))
 
 
-def test_at_least_twenty_ways_are_tried():
+def test_at_least_twenty_faults_are_covered():
     assert len(EXPECTED) >= 20
 
 
 @pytest.mark.parametrize("kind", EXPECTED, ids=lambda kind: kind[0])
-def test_what_is_broken_is_found(broken, kind):
+def test_fault_is_found(broken, kind):
     cases = found(broken[1]).get(kind, [])
     assert any(EXPECTED[kind] in text for text in cases), cases
-    assert len(cases) == 1 or kind in ALSO_ELSEWHERE, cases
+    assert len(cases) == 1 or kind in SEVERAL_CASES, cases
 
 
 def test_nothing_else_is_found(broken):
     assert set(found(broken[1])) == set(EXPECTED)
 
 
-def test_a_whole_voc_set_yields_nothing(tmp_path):
+def test_valid_voc_has_no_findings(tmp_path):
     assert found(check(clean_voc(tmp_path / "clean").settings())) == {}
 
 
-def test_a_whole_coco_set_yields_nothing(tmp_path):
+def test_valid_coco_has_no_findings(tmp_path):
     assert found(check(CocoFiles(tmp_path / "coco").settings())) == {}
 
 
-def test_shapes_are_checked_as_they_are_read():
+def test_shapes_are_checked():
     result = check(shapes_settings())
     assert not result.of_severity("error") and [len(source.raw.images) for source in result.sources] == [12, 2]
 
 
-def test_what_only_coco_files_can_have_wrong(tmp_path):
+def test_faults_of_coco_files(tmp_path):
     coco = CocoFiles(tmp_path / "coco")
     train = coco.documents["train"]
     coco.annotate(99, [1, 1, 20, 20])
@@ -195,9 +201,21 @@ def test_what_only_coco_files_can_have_wrong(tmp_path):
     assert "image 50 has the file 2.png of another image" in cases["image-file-annotated-twice", "train"][0]
     assert "leads out of the image folder" in cases["annotation-unreadable", "train"][0]
     assert "ids 1 to 9 without 3, 4, 5, 6, 7, 8" in cases["category-gaps", "train"][0]
-    assert (
-        "val.json has cat, dog; coco train.json has cat, dog, bird" in cases["class-lists-differ", "train and val"][0]
-    )
+    assert "val.json has cat, dog; expected cat, dog, bird" in cases["class-lists-differ", "train and val"][0]
+
+
+def test_boxes_that_training_refuses_are_errors(tmp_path):
+    coco = CocoFiles(tmp_path / "coco")
+    coco.annotate(1, [70, 5, 1e-9, 20])  # an area in float64, but not in the float32 of the dataset
+    settings = coco.settings()
+    with pytest.raises(DataError, match="annotation 25 of image 1"):
+        build_datasets(parse_config(settings, source="test").data)
+    assert "annotation 25" in found(check(settings))["box-outside", "train"][0]
+
+
+def test_finding_texts_agree_with_their_number():
+    texts = [Finding("box-zero-area", "train", [Example("")] * count).text for count in (1, 2)]
+    assert texts == ["1 box without area", "2 boxes without area"]
 
 
 def test_listed_classes_are_a_filter(tmp_path):
@@ -217,10 +235,10 @@ def test_images_with_filtered_classes_only_have_no_objects(tmp_path):
     assert found(check(voc.settings(classes=["cat"])))["image-without-objects", "train"] == ["dogs.png"]
 
 
-def test_a_listed_class_that_is_not_there_is_found_with_the_nearest_name(tmp_path):
+def test_missing_listed_class_is_found_with_the_nearest_name(tmp_path):
     coco, voc = CocoFiles(tmp_path / "coco"), clean_voc(tmp_path / "voc")
     missing = found(check(coco.settings(classes=["cat", "dgo"])))["class-missing", "train"]
-    assert missing == ["dgo is no category of coco train.json; did you mean dog?"]
+    assert missing == ["dgo is not a category of coco train.json; did you mean dog?"]
     unused = found(check(voc.settings(classes=["cat", "dgo"])))["class-unused", "train"]
     assert unused == ["dgo: 0 in train, 0 in val; did you mean dog?"]
 
@@ -234,31 +252,31 @@ def guess(tmp_path, boxes):
     return found(check(voc.settings())).get(("coordinates", "train"), [""])[0]
 
 
-def test_coordinates_from_zero_are_guessed(tmp_path):
+def test_zero_based_coordinates_are_found(tmp_path):
     boxes = [(0, 10, 30, 60), (40, 0, 90, 50), (60, 30, WIDTH - 1, 70), (60, 30, 100, HEIGHT - 1)]
     text = guess(tmp_path, 4 * boxes)
-    assert "a guess: pixels are counted from 0" in text and "8 begin at 0 and 0 at 1" in text
+    assert "pixels seem to count from 0" in text and "8 boxes start at 0 and 0 at 1" in text
 
 
-def test_edges_in_place_of_pixels_are_guessed(tmp_path):
-    assert "boxes are edges from 0 to the width" in guess(tmp_path, 4 * [(0, 0, WIDTH, 50), (10, 0, 60, HEIGHT)])
+def test_edges_instead_of_pixels_are_found(tmp_path):
+    assert "boxes seem to be edges from 0 to the width" in guess(tmp_path, 4 * [(0, 0, WIDTH, 50), (10, 0, 60, HEIGHT)])
 
 
-def test_little_evidence_is_none(tmp_path):
+def test_coordinates_need_enough_evidence(tmp_path):
     assert guess(tmp_path, [(0, 10, 30, 60)] + 9 * [(1, 10, 30, 60)]) == ""
     shutil.rmtree(tmp_path / "voc")
     assert guess(tmp_path, 4 * [(0, 10, 30, 60)]) == ""
 
 
-def test_coco_counted_from_one_is_guessed(tmp_path):
+def test_one_based_coco_is_found(tmp_path):
     coco = CocoFiles(tmp_path / "coco")
     for number in range(12):
         coco.annotate(number + 1, [1, 55, 30, 30])
     (text,) = found(check(coco.settings()))["coordinates", "train"]
-    assert "pixels are counted from 1, where COCO counts from 0" in text
+    assert "pixels seem to count from 1, COCO counts from 0" in text
 
 
-def test_files_are_compared_by_path_where_they_are_not_read(tmp_path):
+def test_files_that_are_not_read_are_compared_by_path(tmp_path):
     voc = clean_voc(tmp_path / "voc")
     voc.lists["val"].append("train_3")
     voc.write_lists()
@@ -268,7 +286,7 @@ def test_files_are_compared_by_path_where_they_are_not_read(tmp_path):
     assert sum(facts is not None for facts in check(voc.settings(), most_images=5).sources[0].facts) == 5
 
 
-def test_the_bccd_boxes_without_area(shared_path):
+def test_boxes_without_area_of_bccd(shared_path):
     root = str(shared_path("datasets/bccd"))
     voc = {"format": "voc", "root": root}
     settings = shapes_settings()

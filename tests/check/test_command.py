@@ -1,4 +1,4 @@
-"""`frcnn check-data` as its user meets it."""
+"""The command `frcnn check-data`."""
 
 import json
 
@@ -19,20 +19,20 @@ def run(tmp_path, voc, *arguments, **data):
     return main(["check-data", str(config), *arguments])
 
 
-def test_nothing_wrong_is_status_0(tmp_path, voc, capsys):
+def test_valid_data_is_status_0(tmp_path, voc, capsys):
     assert run(tmp_path, voc) == 0
     out = capsys.readouterr().out
     assert "train  voc voc train: 12 images, 24 objects; 12 image files read" in out
-    assert "nothing wrong was found" in out and "anchors on val" in out
+    assert "no problems found" in out and "anchors on val" in out
 
 
-def test_what_is_found_is_told_drawn_and_written(tmp_path, voc, capsys):
+def test_findings_are_printed_drawn_and_written(tmp_path, voc, capsys):
     voc.add("flat", [("cat", (5, 5, 5, 9)), ("cat", (100, 40, 150, 60))])
     voc.write_lists()
     places = ["--json", str(tmp_path / "found.json"), "--pictures", str(tmp_path / "pictures")]
     assert run(tmp_path, voc, *places, "--fix", str(tmp_path / "out")) == 1
     out = capsys.readouterr().out
-    assert "ERROR    train: 1 box(es) without area [box-zero-area]" in out
+    assert "ERROR    train: 1 box without area: often stray clicks; delete them [box-zero-area]" in out
     assert "1 error, 1 warning" in out and "2 changes, listed in" in out and "2 pictures in" in out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["cases"] == {"error": 1, "warning": 1, "note": 0}
@@ -46,7 +46,7 @@ def test_what_is_found_is_told_drawn_and_written(tmp_path, voc, capsys):
     assert (tmp_path / "out/Annotations/flat.xml").exists()
 
 
-def test_what_makes_the_status_1(tmp_path, voc):
+def test_findings_that_set_status_1(tmp_path, voc):
     voc.add("tiny", [("cat", (5, 5, 6, 40))])
     voc.write_lists()
     assert run(tmp_path, voc, "--images", "0") == 1
@@ -67,7 +67,7 @@ def test_what_makes_the_status_1(tmp_path, voc):
         (["--fix", "."], "new or empty folder"),
     ],
 )
-def test_what_cannot_be_used_is_status_2(tmp_path, voc, capsys, arguments, message):
+def test_unusable_data_is_status_2(tmp_path, voc, capsys, arguments, message):
     assert run(tmp_path, voc, *arguments) == 2
     assert message in capsys.readouterr().err
 

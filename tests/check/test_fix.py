@@ -1,4 +1,4 @@
-"""The cleaned copy: what it changes, that originals stay, and that it can be trained on."""
+"""The cleaned copy: its changes, unchanged originals, and training with it."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def contents(folder):
 
 
 def read_all(settings):
-    """Both sets, read whole, with nothing left out."""
+    """Read both datasets completely. Any fault raises an error."""
     data = parse_config(settings, source="test").data
     assert data.on_error == "raise"
     for split in ("train", "val"):
@@ -81,12 +81,12 @@ def test_images_of_voc(fixed):
     assert (fixed[0] / "JPEGImages").is_symlink()
 
 
-def test_every_change_is_told(fixed):
+def test_all_changes_are_listed(fixed):
     out, lines = fixed
     changes = (out / "changes.txt").read_text().splitlines()
     assert lines[0] == f"{len(changes)} changes, listed in {out}/changes.txt"
     assert "train: over.png: object 3 (cat): clipped to the image" in "\n".join(changes)
-    assert "train: sound_1.png: image left out, it is in val too" in changes
+    assert "train: sound_1.png: image removed, it is also in val" in changes
     assert f"data.train.root={out} data.val.root={out}" in lines[-1]
 
 
@@ -98,7 +98,7 @@ def test_the_copy_of_voc_trains(fixed, tmp_path):
     assert train([str(write_config(tmp_path / "c.yaml", settings)), "--out", str(tmp_path / "run")]) == 0
 
 
-def test_names_that_differ_in_case_become_the_frequent_one(tmp_path):
+def test_names_in_another_case_become_the_most_frequent_one(tmp_path):
     voc = clean_voc(tmp_path / "voc")
     voc.add("odd", [("Cat", (11, 11, 50, 50))])
     voc.write_lists()
@@ -106,7 +106,7 @@ def test_names_that_differ_in_case_become_the_frequent_one(tmp_path):
     assert objects_of(tmp_path / "out", "odd") == [("cat", [11, 11, 50, 50])]
 
 
-def test_sets_that_are_meant_to_be_the_same_stay(tmp_path):
+def test_equal_sets_stay_equal(tmp_path):
     voc = clean_voc(tmp_path / "voc")
     voc.lists["val"] = voc.lists["train"]
     voc.write_lists()
@@ -124,6 +124,7 @@ def test_the_copy_of_coco_trains(tmp_path):
     coco.annotate(3, [70, 5, 20])
     coco.annotate(4, [70, 5, 100, 30], id=1)
     coco.annotate(5, [10, 10, 40, 40])
+    coco.annotate(6, [70, 5, 1e-9, 20])
     train_file["images"].append(dict(train_file["images"][0]))
     train_file["images"][1] |= {"height": 0}
     (tmp_path / "coco/images/12.png").unlink()
@@ -146,7 +147,7 @@ def test_the_copy_of_coco_trains(tmp_path):
     assert len(train_set) == 11
 
 
-def test_several_roots_have_folders_of_their_own(tmp_path):
+def test_several_roots_get_a_folder_each(tmp_path):
     voc, other = clean_voc(tmp_path / "a/voc"), clean_voc(tmp_path / "b/voc")
     settings = voc.settings(
         train=[{"format": "voc", "root": str(each.root), "split": "train"} for each in (voc, other)],
@@ -158,14 +159,14 @@ def test_several_roots_have_folders_of_their_own(tmp_path):
     assert f"data.train.1.root={tmp_path}/out/2_voc" in lines[-1]
 
 
-def test_only_a_new_folder_is_written_into(tmp_path):
+def test_out_must_be_new_or_empty(tmp_path):
     voc = clean_voc(tmp_path / "voc")
     for out in (voc.root, voc.root / "ImageSets/Main/train.txt"):
-        with pytest.raises(UserError, match="new or empty folder only"):
+        with pytest.raises(UserError, match="needs a new or empty folder"):
             fix(voc.settings(), out)
 
 
-def test_objects_of_filtered_classes_stay(tmp_path):
+def test_objects_of_filtered_classes_remain(tmp_path):
     voc = clean_voc(tmp_path / "voc")
     lines = fix(voc.settings(classes=["cat"]), tmp_path / "out")
     assert lines[0].startswith("0 changes") and len(objects_of(tmp_path / "out", "train_0")) == 2

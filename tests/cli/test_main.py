@@ -44,6 +44,13 @@ def test_schema_to_standard_output_and_to_a_file(tmp_path, capsys):
     assert capsys.readouterr().out == markdown_reference()
 
 
+def test_schema_that_cannot_be_written_is_status_2(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        program.main(["schema", "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"--out: cannot write {tmp_path}: " in capsys.readouterr().err
+
+
 def test_help_does_not_import_torch():
     code = "import sys; from frcnn.cli import main\ntry: main.main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules and 'yaml' not in sys.modules"

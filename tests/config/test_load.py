@@ -1,4 +1,4 @@
-"""Loading of configs: inheritance, overrides, and what a user is told about each kind of mistake."""
+"""Loading of configs: inheritance, overrides and error messages."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def two_sets(write, small):
 
 
 def message(path, *overrides):
-    """The text of the ConfigError, with the test's folder left out."""
+    """The text of the ConfigError without the test's folder."""
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides)
     return str(caught.value).replace(f"{path.parent}/", "")
@@ -72,33 +72,33 @@ class TestInheritance:
         config = load_config(write("top.yaml", "base: small.yaml\ndata: {val: {format: shapes, seed: 3}}"))
         assert (config.data.val.num_images, config.data.val.seed) == (20, 3)
 
-    def test_null_in_a_file_wins_over_its_base(self, write, small):
+    def test_null_in_a_file_overrides_its_base(self, write, small):
         write("weights.yaml", "base: small.yaml\nmodel: {backbone: {weights: x.pt}}")
         config = load_config(write("top.yaml", "base: weights.yaml\nmodel: {backbone: {weights: null}}"))
         assert config.model.backbone.weights is None
 
     @pytest.mark.parametrize("overrides", [["train.steps=5"], ["train.epochs=7", "train.steps=5"]])
-    def test_steps_on_top_drop_the_epochs_below(self, small, overrides):
+    def test_steps_remove_the_epochs_of_the_base(self, small, overrides):
         train = load_config(small, overrides).train
         assert (train.steps, train.epochs) == (5, None)
 
-    def test_epochs_on_top_drop_the_steps_below(self, write, small):
+    def test_epochs_remove_the_steps_of_the_base(self, write, small):
         write("steps.yaml", "base: small.yaml\ntrain: {steps: 9}")
         train = load_config(write("top.yaml", "base: steps.yaml\ntrain: {epochs: 3}")).train
         assert (train.steps, train.epochs) == (None, 3)
 
-    def test_both_in_one_file_is_a_mistake(self, write, small):
+    def test_both_in_one_file_is_an_error(self, write, small):
         path = write("both.yaml", "base: small.yaml\ntrain: {epochs: 3, steps: 9}")
         assert message(path) == "both.yaml: train: set exactly one of epochs and steps"
 
-    def test_neither_is_a_mistake(self, small):
+    def test_neither_is_an_error(self, small):
         assert "set exactly one of epochs and steps" in message(small, "train.epochs=null")
 
-    def test_circle(self, write):
+    def test_circular_base(self, write):
         write("b.yaml", "base: c.yaml")
         write("c.yaml", "base: a.yaml")
         assert message(write("a.yaml", "base: b.yaml")) == (
-            "a.yaml: its bases run in a circle: a.yaml -> b.yaml -> c.yaml -> a.yaml"
+            "a.yaml: circular base: a.yaml -> b.yaml -> c.yaml -> a.yaml"
         )
 
     def test_missing_base(self, write):
@@ -118,7 +118,7 @@ class TestOverrides:
     def test_values_are_yaml(self, small, override, section, key, value):
         assert getattr(getattr(load_config(small, [override]), section), key) == value
 
-    def test_a_value_may_hold_an_equals_sign(self, small):
+    def test_a_value_may_contain_an_equals_sign(self, small):
         assert load_config(small, ["model.backbone.weights=a=b.pt"]).model.backbone.weights == "a=b.pt"
 
     def test_entries_of_a_list(self, two_sets):
@@ -132,7 +132,7 @@ class TestOverrides:
         val = load_config(small, overrides[::-1] if flip else overrides).data.val
         assert (val.format, str(val.root)) == ("voc", "x")
 
-    def test_the_later_wins(self, small):
+    def test_the_later_override_wins(self, small):
         assert load_config(small, ["train.lr=1", "train.lr=2"]).train.lr == 2
 
     @pytest.mark.parametrize(
@@ -141,20 +141,22 @@ class TestOverrides:
             ("train.lr", "expected section.key=value"),
             ("=3", "expected section.key=value"),
             ("train..lr=3", "expected section.key=value"),
-            ("train.lr=", "no value; write train.lr=null for none"),
-            ("train.lr=[1", "the value is no YAML"),
+            ("train.lr=", "the value is missing; to unset the key, write train.lr=null"),
+            ("train.lr=[1", "the value is not valid YAML"),
         ],
     )
     def test_malformed(self, small, override, problem):
         assert message(small, override).startswith(f"override '{override}': {problem}")
 
     def test_keys_of_a_list_need_the_entry(self, two_sets):
-        assert "data.train is a list here; name the entry, as in data.train.0.root" in message(
+        assert "data.train is a list; select an entry, for example data.train.0.root" in message(
             two_sets, "data.train.root=x"
         )
 
     def test_no_such_entry(self, two_sets):
-        assert "there is no data.train.2" in message(two_sets, "data.train.2.root=x")
+        assert "data.train.2 does not exist; data.train has 2 entries, counted from 0" in message(
+            two_sets, "data.train.2.root=x"
+        )
 
 
 @pytest.mark.parametrize(
@@ -165,26 +167,29 @@ class TestOverrides:
         ("trian.lr=3", "trian: unknown key; did you mean train?"),
         ("wieghts=x", "wieghts: unknown key; did you mean model.backbone.weights?"),
         ("data.train.num_imgs=2", "data.train.num_imgs: unknown key; did you mean data.train.num_images?"),
-        ("data.frobnicate=2", "data.frobnicate: unknown key; valid here: train, val, classes, "),
+        ("data.frobnicate=2", "data.frobnicate: unknown key; valid keys: train, val, classes, "),
         (
             "data.train.format=vox",
             'data.train.format: "vox" is not one of voc, coco, shapes, python; did you mean voc?',
         ),
         (
             "data.train={root: x}",
-            "data.train.root: unknown key; it belongs to another format; valid here: format, num_images",
+            "data.train.root: unknown key; it belongs to another format; valid keys: format, num_images",
         ),
-        ("data.train=[{format: voc}]", "data.train.0.root: is missing"),
-        ("data.train=[{root: x}]", "data.train.0.format: is missing; one of voc, coco, shapes"),
-        ("data.train=[]", "data.train: must have at least 1 entries, found []"),
-        ("data.train=5", "data.train: expected a section with keys of its own or a list, found 5"),
-        ("data.train.num_images=1.5", "data.train.num_images: expected a whole number, found 1.5"),
-        ("data.short_side=abc", 'data.short_side: expected a whole number or a list, found "abc"'),
-        ("data.short_side=[600, a]", 'data.short_side.1: expected a whole number, found "a"'),
+        ("data.train=[{format: voc}]", "data.train.0.root: required key is missing"),
+        (
+            "data.train=[{root: x}]",
+            "data.train.0.format: required key is missing; use one of voc, coco, shapes, python",
+        ),
+        ("data.train=[]", "data.train: expected at least 1 entry, found []"),
+        ("data.train=5", "data.train: expected a mapping or a list, found 5"),
+        ("data.train.num_images=1.5", "data.train.num_images: expected an integer, found 1.5"),
+        ("data.short_side=abc", 'data.short_side: expected an integer or a list, found "abc"'),
+        ("data.short_side=[600, a]", 'data.short_side.1: expected an integer, found "a"'),
         ("data.short_side=-4", "data.short_side: must be greater than 0, found -4"),
         ("data.short_side=4000", "data: short_side 4000 is above long_side 1000"),
-        ("data.mean=[1, 2]", "data.mean.2: is missing"),
-        ("data.classes=[a, 1]", "data.classes.1: expected text, found 1"),
+        ("data.mean=[1, 2]", "data.mean.2: required key is missing"),
+        ("data.classes=[a, 1]", "data.classes.1: expected a string, found 1"),
         ("model.anchors.sizes=[[a]]", 'model.anchors.sizes.0.0: expected a number, found "a"'),
         ("model.rpn.iou_negative=0.9", "model.rpn: iou_negative 0.9 is above iou_positive 0.7"),
         ("model.roi.iou_negative_low=0.9", "model.roi: iou_negative_low 0.9 is above iou_positive 0.5"),
@@ -211,22 +216,22 @@ class TestOverrides:
         ("train.lr=.nan", "train.lr: must be a finite number"),
         ("train.momentum=2", "train.momentum: must be less than or equal to 1, found 2"),
         ("train.epochs=true", "train: epochs cannot be true"),
-        ("train=null", "train: expected a section with keys of its own, found null"),
-        ("train.accumulate=3", "train: batch_size 2 cannot be split into 3 equal parts"),
-        ("train.schedule.milestones=[0.9, 0.5]", "train.schedule: milestones [0.9, 0.5] must ascend"),
+        ("train=null", "train: expected a mapping, found null"),
+        ("train.accumulate=3", "train: batch_size 2 is not divisible by accumulate 3"),
+        ("train.schedule.milestones=[0.9, 0.5]", "train.schedule: milestones [0.9, 0.5] must be ascending"),
         (
             "train.schedule.kind=cosin",
             'train.schedule.kind: "cosin" is not one of multistep, cosine, constant; did you',
         ),
     ],
 )
-def test_one_mistake_is_one_line(small, override, problem):
+def test_one_error_is_one_line(small, override, problem):
     text = message(small, override)
     assert text.startswith(f"override '{override}': {problem}")
     assert "\n" not in text
 
 
-def test_res5_needs_a_backbone_without_neck(small):
+def test_res5_with_a_pyramid_is_an_error(small):
     overrides = ["model.roi.head.kind=res5", "model.backbone.neck=fpn"]
     assert "roi.head.kind 'res5' continues from the map of stride 16" in message(small, *overrides)
 
@@ -236,12 +241,12 @@ def test_res5_continues_a_resnext_too(small):
     assert load_config(small, overrides).model.roi.head.kind == "res5"
 
 
-def test_fc6_of_vgg_takes_seven_bins_a_side(small):
+def test_vgg_fc_requires_pooling_size_seven(small):
     overrides = ["model.backbone.name=vgg16", "model.roi.head.kind=vgg_fc", "model.roi.pooling.size=8"]
     assert "roi.head.kind 'vgg_fc' needs roi.pooling.size 7, not 8" in message(small, *overrides)
 
 
-def test_torchvisions_pair_of_mobilenet_maps_can_be_written_out(small):
+def test_strides_of_torchvisions_mobilenet_can_be_given(small):
     overrides = ["model.backbone.name=mobilenet_v3_large", "model.backbone.neck=fpn", "model.backbone.strides=[32, 32]"]
     assert load_config(small, overrides).model.backbone.strides == [32, 32]
 
@@ -254,21 +259,21 @@ def test_torchvisions_pair_of_mobilenet_maps_can_be_written_out(small):
         (["data.test_short_side=400", "data.test_long_side=700"], (400, 700)),
     ],
 )
-def test_sides_at_test_are_the_largest_of_training_unless_set(small, overrides, sides):
+def test_sides_of_evaluation_default_to_the_largest_of_training(small, overrides, sides):
     assert load_config(small, overrides).data.test_sides == sides
 
 
-def test_several_mistakes_are_all_listed_each_with_its_source(write, small):
+def test_all_errors_are_listed_with_their_sources(write, small):
     path = write("mine.yaml", "base: small.yaml\ntrain: {btch_size: 2}\ndata: {val: {format: voc}}")
     assert message(path, "train.lr=x").splitlines() == [
-        "3 mistakes in the config:",
-        "  mine.yaml: data.val.root: is missing",
+        "3 errors in the config:",
+        "  mine.yaml: data.val.root: required key is missing",
         "  mine.yaml: train.btch_size: unknown key; did you mean train.batch_size?",
         "  override 'train.lr=x': train.lr: expected a number, found \"x\"",
     ]
 
 
-def test_the_file_named_is_the_one_that_holds_the_mistake(write):
+def test_the_message_names_the_file_that_contains_the_error(write):
     write("small.yaml", SMALL.replace("lr: 0.1", "lr: -1"))
     assert message(write("top.yaml", "base: small.yaml\ntrain: {seed: 1}")).startswith("small.yaml: train.lr: must be")
 
@@ -278,14 +283,14 @@ def test_the_file_named_is_the_one_that_holds_the_mistake(write):
     [
         ("", "a.yaml: the file is empty"),
         ("# a comment", "a.yaml: the file is empty"),
-        ("- 1", "a.yaml: a config is a mapping of sections"),
+        ("- 1", "a.yaml: a config must be a mapping of sections"),
         ("train:\n  lr: [1\n  epochs: 2", "a.yaml, line 3: "),
-        ("train:\n  lr: 1\n  lr: 2", "a.yaml, line 3: the key 'lr' stands twice, first on line 2"),
-        ("base: [a]", "a.yaml: base: expected one path"),
-        ("train: {epochs: 1}", "a.yaml: data: is missing"),
+        ("train:\n  lr: 1\n  lr: 2", "a.yaml, line 3: duplicate key 'lr', first on line 2"),
+        ("base: [a]", "a.yaml: base: expected a path"),
+        ("train: {epochs: 1}", "a.yaml: data: required key is missing"),
     ],
 )
-def test_broken_files(write, text, problem):
+def test_invalid_files(write, text, problem):
     assert message(write("a.yaml", text)).startswith(problem)
 
 
@@ -293,12 +298,12 @@ def test_no_such_file(tmp_path):
     assert message(tmp_path / "a.yaml") == "a.yaml: no such file"
 
 
-def test_not_text(tmp_path):
+def test_file_that_is_not_text(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\xfa")
     assert message(tmp_path / "a.yaml").startswith("a.yaml: cannot be read")
 
 
-def test_round_trips(write, two_sets):
+def test_round_trip(write, two_sets):
     config = load_config(two_sets, ["train.lr=1e-5", "data.classes=['1e-3', 'yes', 'null', 'a: b']"])
     assert parse_config(dump_config(config), source="dump") == config
     assert load_config(write("resolved.yaml", to_yaml(config))) == config

@@ -1,4 +1,4 @@
-"""What is written is read back."""
+"""Properties of merging, overrides and the round trip through YAML."""
 
 import pytest
 from hypothesis import given, settings
@@ -46,10 +46,10 @@ VALUES = {
 }
 
 
-@settings(max_examples=20)  # each is three loads
+@settings(max_examples=20)  # each loads three configs
 @given(st.fixed_dictionaries({}, optional=VALUES))
 def test_overrides_and_the_written_config(base, values):
-    """An override gives the key its value and leaves all else; the whole config comes back from its YAML."""
+    """Overrides change only their keys, and the config survives a round trip through YAML."""
     overrides = [f"{key}={yaml_text.write({'': value}).partition(':')[2]}" for key, value in values.items()]
     config = load_config(base, overrides)
     expected = tiny_settings()

@@ -23,9 +23,10 @@ def links_of(text: str) -> list[str]:
 
 
 def anchors_of(text: str) -> set[str]:
-    """Anchors that GitHub and mkdocs make of headings."""
+    """Anchors that GitHub and mkdocs make of headings, and those of `<a id>`."""
     headings = HEADING.findall(re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r'<a id="([^"]+)">', text))
 
 
 def broken_links(page: Path) -> list[str]:
@@ -73,13 +74,23 @@ def test_every_key_has_a_meaning():
 def test_the_reference_says_type_default_and_choices():
     rows = {key.name: key for key in all_keys()}
     assert rows["train.lr"][1:3] == ("number > 0", "`0.001`")
-    assert rows["train.optimizer"].type == "`sgd` or `adamw`"
-    assert rows["train.epochs"][1:3] == ("whole number > 0, or null", "`null`")
+    assert rows["train.optimizer"].type == "sgd or adamw"
+    assert rows["train.epochs"][1:3] == ("integer > 0, or null", "`null`")
     assert rows["model.rpn.pre_nms_top_n.train"].default == "`12000`"
     assert rows["model.rpn.post_nms_top_n_per_level.train"].default == "required"
     assert rows["model.roi.pooling.size"].default == "`7`"
     assert rows["data.mean"][1:3] == ("list of 3 numbers", "`[123.675, 116.28, 103.53]`")
-    assert rows["data.short_side"].type == "whole number > 0, or list of whole numbers > 0"
+    assert rows["data.short_side"].type == "integer > 0, or list of integers > 0"
     assert rows["model.anchors.sizes"].type == "list of lists of numbers > 0, or list of numbers > 0"
-    assert rows["train.compile"].type == "true, false, or `reduce-overhead`"
+    assert rows["train.compile"].type == "true, false, or reduce-overhead"
     assert rows["data.flip"].type == "number from 0 to 1"
+
+
+def test_keys_that_reproduce_other_implementations_stand_apart():
+    user, _, peers = markdown_reference().partition("## Keys that reproduce other implementations")
+    for key in all_keys():
+        link = f'<a id="{key.name}"></a>'
+        assert (link in user, link in peers) == (not key.is_peer, key.is_peer), key.name
+    named = {key.name for key in all_keys() if key.is_peer}
+    assert {"model.plus_one", "data.train.coordinates", "model.roi.pooling.level_rule"} < named
+    assert "model.rpn.post_nms_top_n_per_level.test" in named and "train.lr" not in named

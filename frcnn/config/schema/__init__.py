@@ -1,8 +1,7 @@
-"""Every key of a config, with its type, its default and what it does.
+"""All keys of a config with their types, defaults and descriptions.
 
-The strings below the fields are the only description of each key: editors show them by the JSON Schema, and
-docs/config_keys.md lists them. Defaults follow Ren et al. 2015 where the paper gives a value, and torchvision's
-reference otherwise.
+The string below a field is the only description of a key. The JSON Schema and docs/config_keys.md are generated from
+them. Defaults follow Ren et al. 2015 where the paper gives a value, and torchvision's reference otherwise.
 """
 
 from frcnn.config.schema.data import DataConfig

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, model_validator
 from typing_extensions import Self
 
-from frcnn.config.schema.section import Fraction, Section
+from frcnn.config.schema.section import Fraction, Peer, Section
 from frcnn.files.code import ImportPath, parse_import_path
 
 GIVEN = "given"
@@ -52,7 +52,7 @@ class VocSource(SourceSection):
     difficult: Literal["ignore", "keep", "drop"] = "ignore"
     """How training treats difficult objects: as ignore regions, as ordinary objects (keep), or not at all (drop).
     Evaluation always ignores them."""
-    coordinates: Literal["edges", "minus_one"] = "edges"
+    coordinates: Peer[Literal["edges", "minus_one"]] = "edges"
     """How 1-based inclusive pixels become boxes: edges gives xmin-1, ymin-1, xmax, ymax (Detectron2); minus_one
     subtracts 1 from all four, which makes boxes one pixel smaller (simple-faster-rcnn)."""
 
@@ -191,7 +191,7 @@ class DataConfig(Section):
             raise ValueError(f"short_side {largest} is above long_side {self.long_side}")
         short, long = self.test_sides
         if short > long:
-            raise ValueError(f"at test the short side {short} is above the long side {long}")
+            raise ValueError(f"short side {short} of evaluation is above long side {long}")
         return self
 
     @property
@@ -218,5 +218,5 @@ class DataConfig(Section):
 
     @property
     def test_sides(self) -> tuple[int, int]:
-        """Short and long side of evaluation and prediction."""
+        """(short side, long side) of evaluation and prediction, in pixels."""
         return self.test_short_side or max(self.short_sides), self.test_long_side or self.long_side

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from frcnn.config.schema.section import Fraction, Section
+from frcnn.config.schema.section import Fraction, Peer, Section
 
 
 class BackboneConfig(Section):
@@ -24,15 +24,15 @@ class BackboneConfig(Section):
     norm: Literal["frozen_bn", "bn", "sync_bn"] = "frozen_bn"
     """Batch norm: frozen statistics and affine parameters (frozen_bn), trained (bn), or trained with statistics over
     all processes (sync_bn). sync_bn also applies to every trained batch norm of the neck and the box head."""
-    norm_eps: NonNegativeFloat | None = None
+    norm_eps: Peer[NonNegativeFloat | None] = None
     """Value added to the variance in batch norm; null keeps the network's own (1e-5, MobileNetV3 1e-3). torchvision's
     MobileNetV3 detectors use 1e-5, its published fasterrcnn_resnet50_fpn 0."""
-    stride_in_1x1: bool = False
-    """Bottleneck ResNets: put the stride of a stage into its first 1x1 convolution (original Caffe networks) instead of
+    stride_in_1x1: Peer[bool] = False
+    """Bottleneck ResNets: apply the stride of a stage in its first 1x1 convolution (original Caffe networks) instead of
     the 3x3 convolution (torchvision)."""
     dilated_res5: bool = False
     """ResNet without a neck: use res5 with stride 16 and dilation 2 as the feature map (Detectron2's DC5)."""
-    stem_pool: Literal["padded", "ceil"] = "padded"
+    stem_pool: Peer[Literal["padded", "ceil"]] = "padded"
     """First pooling layer of ResNet: padded by one pixel, or without padding and rounded up (ceil, Caffe)."""
     neck: Literal["none", "fpn"] = "none"
     """none uses one feature map, the last of strides. fpn builds a feature pyramid over all strides."""
@@ -44,7 +44,7 @@ class BackboneConfig(Section):
     neck_norm: Literal["none", "group", "batch"] = "none"
     """Norm layer after each convolution of the neck: none, group norm, or trained batch norm (batch, torchvision's
     v2)."""
-    neck_init: Literal["caffe2_xavier", "xavier"] = "caffe2_xavier"
+    neck_init: Peer[Literal["caffe2_xavier", "xavier"]] = "caffe2_xavier"
     """Initial weights of the neck, uniform with variance 1 / fan_in (caffe2_xavier: torchvision, Detectron2) or 2 /
     (fan_in + fan_out) (xavier: mmdetection)."""
     extra_level: bool = True
@@ -76,13 +76,13 @@ class AnchorConfig(Section):
     """Square roots of the anchor areas in pixels: one list for all levels, or one list per level."""
     ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
     """Aspect ratios, height divided by width."""
-    rounding: Literal["none", "torchvision", "caffe"] = "none"
+    rounding: Peer[Literal["none", "torchvision", "caffe"]] = "none"
     """Rounding of anchor sides: none; torchvision rounds half sides to whole pixels; caffe rounds the sides of each
     ratio at size 16 and scales them, as py-faster-rcnn."""
-    centre: Literal["corner", "middle"] = "corner"
+    centre: Peer[Literal["corner", "middle"]] = "corner"
     """Centre of an anchor: the upper left corner of its position (torchvision, Detectron2) or the middle
     (py-faster-rcnn, simple-faster-rcnn)."""
-    strides_from: Literal["level", "canvas"] = "level"
+    strides_from: Peer[Literal["level", "canvas"]] = "level"
     """Distance between neighbouring anchors: the stride of the level, or canvas size // map size as in torchvision (61
     instead of 64 for P6 of an 800-pixel canvas)."""
 
@@ -100,30 +100,30 @@ class RpnConfig(Section):
     """Region proposal network."""
 
     channels: PositiveInt | None = None
-    """Channels of the 3x3 convolutions; null uses those of the feature map (VGG16: 512)."""
+    """Channels of the 3x3 convolutions; null uses the number of the feature map (VGG16: 512)."""
     convs: PositiveInt = 1
     """Number of 3x3 convolutions; torchvision's v2 has two."""
-    objectness: Literal["sigmoid", "softmax"] = "sigmoid"
+    objectness: Peer[Literal["sigmoid", "softmax"]] = "sigmoid"
     """Classifier output per anchor: one logit (sigmoid), or one for background and one for object (softmax, the
     paper)."""
     pre_nms_top_n: TrainTestCount = TrainTestCount(train=12000, test=6000)
     """Number of best anchors kept before NMS, per level."""
     post_nms_top_n: TrainTestCount = TrainTestCount(train=2000, test=1000)
     """Number of proposals kept after NMS, per image over all levels."""
-    post_nms_top_n_per_level: TrainTestCount | None = None
+    post_nms_top_n_per_level: Peer[TrainTestCount | None] = None
     """Number of proposals kept after NMS per level, before the limit per image; null is no limit."""
     nms_threshold: Fraction = 0.7
     """IoU above which NMS removes the proposal with the lower score."""
     min_box_size: NonNegativeFloat = 1e-3
     """Proposals with a side shorter than this are removed; proposals without area always are."""
-    min_box_size_in: Literal["canvas", "original"] = "canvas"
+    min_box_size_in: Peer[Literal["canvas", "original"]] = "canvas"
     """Unit of min_box_size: pixels of the resized image (canvas) or of the original image (py-faster-rcnn)."""
     score_threshold: Fraction = 0.0
     """Proposals with a lower score are removed."""
     iou_positive: Fraction = 0.7
     """Anchors with at least this IoU with an object are positive."""
     iou_negative: Fraction = 0.3
-    """Anchors with a lower IoU with every object are negative."""
+    """Anchors whose IoU with all objects is lower are negative."""
     iou_low_quality: Fraction = 0.0
     """The best anchors of an object are positive regardless of iou_positive if their IoU reaches this value and is
     above 0 (mmdetection 0.3)."""
@@ -135,11 +135,11 @@ class RpnConfig(Section):
     """Negative anchors with at least this share of their area in one ignore region are not trained on."""
     inside_only: bool = False
     """Train only on anchors that lie entirely inside the image (the paper)."""
-    skip_padding: bool = True
+    skip_padding: Peer[bool] = True
     """Exclude anchors centred in the padding of the canvas from proposals and training (torchvision includes them)."""
     smooth_l1_beta: NonNegativeFloat = 1 / 9
     """Transition point of the smooth L1 box loss; 0 is L1."""
-    normaliser: Literal["sampled", "constant"] = "sampled"
+    normaliser: Peer[Literal["sampled", "constant"]] = "sampled"
     """Divisor of the losses: the number of sampled anchors, or samples_per_image per image (constant, Detectron2)."""
 
     @model_validator(mode="after")
@@ -158,13 +158,13 @@ class PoolingConfig(Section):
     """Height and width of the pooled features."""
     sampling_ratio: NonNegativeInt = 2
     """RoIAlign: samples per bin and axis; 0 is adaptive, ceil(RoI size / bins)."""
-    aligned: bool = False
+    aligned: Peer[bool] = False
     """RoIAlign: shift by half a pixel, so that a pixel's value lies at its centre (Detectron2)."""
     canonical_size: PositiveFloat = 224.0
     """Pyramid: side in pixels of a region that is assigned to canonical_level."""
     canonical_level: int = 4
     """Pyramid: level of regions of canonical_size; level k has stride 2**k."""
-    level_rule: Literal["torchvision", "detectron2", "mmdetection"] = "torchvision"
+    level_rule: Peer[Literal["torchvision", "detectron2", "mmdetection"]] = "torchvision"
     """Pyramid: level of a region, floor(level + log2(side / size) + 1e-6) for torchvision, or floor(level +
     log2(side / size + e)) with e = 1e-8 for detectron2 and 2.5e-7 for mmdetection. They differ for sides just below
     a power of two."""
@@ -183,7 +183,7 @@ class BoxHeadConfig(Section):
     norm: Literal["none", "group", "batch"] = "none"
     """Norm layer after each of these convolutions: none, group norm, or trained batch norm (batch, torchvision's
     v2)."""
-    init: Literal["pytorch", "caffe2_xavier", "xavier"] = "pytorch"
+    init: Peer[Literal["pytorch", "caffe2_xavier", "xavier"]] = "pytorch"
     """Initial weights of the fully connected layers of two_fc and conv_fc, uniform with variance 1 / (3 fan_in)
     (pytorch), 1 / fan_in (caffe2_xavier, Detectron2) or 2 / (fan_in + fan_out) (xavier, mmdetection)."""
     dropout: Fraction = 0.5
@@ -217,7 +217,7 @@ class RoiConfig(Section):
     """Add the ground-truth boxes to the proposals in training."""
     pooling: PoolingConfig = PoolingConfig()
     head: BoxHeadConfig = BoxHeadConfig()
-    predictor_init: Literal["normal", "pytorch"] = "normal"
+    predictor_init: Peer[Literal["normal", "pytorch"]] = "normal"
     """Initial weights of the last two layers: normal with standard deviation 0.01 (classes) and 0.001 (boxes), or
     PyTorch's default (torchvision)."""
     class_agnostic: bool = False
@@ -245,7 +245,7 @@ class DetectConfig(Section):
     """Maximum number of detections per image."""
     pre_nms_top_n: PositiveInt = 4096
     """Number of best (box, class) pairs above the threshold that enter NMS."""
-    min_box_size: NonNegativeFloat = 1e-2
+    min_box_size: Peer[NonNegativeFloat] = 1e-2
     """Detections with a side shorter than this many canvas pixels are removed."""
 
 
@@ -257,9 +257,9 @@ class ModelConfig(Section):
     rpn: RpnConfig = RpnConfig()
     roi: RoiConfig = RoiConfig()
     detect: DetectConfig = DetectConfig()
-    max_growth: Annotated[float, Field(gt=1)] | None = 62.5
-    """Maximum ratio of a side of a decoded box to that side of its anchor or proposal; null is no limit."""
-    plus_one: bool = False
+    max_growth: Peer[Annotated[float, Field(gt=1)] | None] = 62.5
+    """Maximum ratio of a side of a decoded box to the same side of its anchor or proposal; null is no limit."""
+    plus_one: Peer[bool] = False
     """Use the box arithmetic of the Caffe code, in which boxes are whole pixels and widths are x2 - x1 + 1 (see
     docs/numerics.md)."""
 

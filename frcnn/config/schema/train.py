@@ -19,7 +19,7 @@ class ScheduleConfig(Section):
     gamma: PositiveFloat = 0.1
     """multistep: factor at each milestone."""
     warmup_steps: NonNegativeInt = 0
-    """Number of steps of linear warm-up; 0 is none."""
+    """Number of steps of linear warm-up; 0 turns it off."""
     warmup_factor: Annotated[float, Field(ge=0, le=1)] = 0.001
     """Learning rate at the start of the warm-up, as a share of lr."""
     final_factor: Fraction = 0.0
@@ -28,7 +28,7 @@ class ScheduleConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.milestones != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {self.milestones} must ascend")
+            raise ValueError(f"milestones {self.milestones} must be ascending")
         return self
 
 
@@ -56,14 +56,14 @@ class TrainConfig(Section):
     seed: NonNegativeInt = 0
     """Seed of the initial weights, the order of the images, augmentation and sampling."""
     deterministic: bool = False
-    """Use only operations that give the same bits on every run on one machine, and refuse to train where one has no
-    such form. CPUs give the same bits without it; on a GPU it costs time."""
+    """Use only deterministic operations, so that runs on one machine are equal to the bit. Training stops with an error
+    at operations that are never deterministic. CPUs are deterministic without this key; on a GPU it costs time."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimisation algorithm."""
     lr: PositiveFloat = 0.001
     """Learning rate, before the schedule."""
     lr_per_images: PositiveInt | None = None
-    """Batch size that lr is meant for: training uses lr * batch_size / lr_per_images. null uses lr as it is."""
+    """Batch size that lr is meant for: training uses lr * batch_size / lr_per_images. null uses lr unchanged."""
     momentum: Fraction = 0.9
     """Momentum of sgd."""
     weight_decay: NonNegativeFloat = 5e-4
@@ -118,14 +118,14 @@ class TrainConfig(Section):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("set exactly one of epochs and steps")
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} cannot be split into {self.accumulate} equal parts")
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
         if self.precision == "fp16" and self.device == "cpu":
-            raise ValueError("precision 'fp16' needs a GPU; on the cpu take 'bf16' or 'float32'")
+            raise ValueError("precision 'fp16' needs a GPU; use 'bf16' or 'float32' on the CPU")
         return self
 
     @property
     def peak_lr(self) -> float:
-        """The learning rate of this batch size, which the schedule starts from."""
+        """Learning rate scaled to the batch size, before the schedule."""
         return self.lr if self.lr_per_images is None else self.lr * self.batch_size / self.lr_per_images
 
 
@@ -137,5 +137,6 @@ class EvalConfig(Section):
     loss: bool = False
     """Also measure the four losses on data.val at each evaluation in training, which takes another pass over it."""
     backend: Literal["auto", "faster", "pycocotools"] = "auto"
-    """Implementation of the COCO metrics. auto: the project's own, equal to pycocotools to the bit and the fastest.
-    pycocotools and faster (faster-coco-eval, extra `fast`, equal to about 1e-15) serve to check it."""
+    """Implementation of the COCO metrics. auto: the implementation of frcnn, which is the fastest and equals
+    pycocotools to the bit. pycocotools and faster (faster-coco-eval, extra `fast`, equal to about 1e-15) are for
+    comparison."""

@@ -1,4 +1,4 @@
-"""What image files are made of, found by decoding every one of them."""
+"""Facts about image files, found by decoding them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,35 +14,35 @@ from frcnn.data.images import decode_image
 from frcnn.errors import DataError
 
 THUMBNAIL = 16
-"""Side of the small grey picture by which images that look alike are found."""
+"""Side of the grey thumbnail that is used to find similar images."""
 
 
 class ImageFacts(NamedTuple):
-    """One image file. What follows `message` means nothing where there is a fault."""
+    """Facts about one image file. If there is a fault, the fields after `message` have no meaning."""
 
     fault: Literal["", "missing", "truncated", "unreadable"]
     message: str = ""
     height: int = 0
-    """After the EXIF rotation."""
+    """Height after EXIF rotation."""
     width: int = 0
     stored_size: tuple[int, int] = (0, 0)
-    """(height, width) before it."""
+    """(height, width) before EXIF rotation."""
     orientation: int = 1
     mode: str = ""
-    """PIL's name of the stored pixels."""
+    """PIL mode of the stored pixels."""
     is_16_bit: bool = False
     has_one_colour: bool = False
     pixel_hash: bytes = b""
-    """Of the decoded pixels with their size."""
+    """Hash of the decoded pixels and the size."""
     file_hash: bytes = b""
     thumbnail: np.ndarray | None = None
     """(THUMBNAIL ** 2,) uint8 grey."""
 
 
 def read_facts(paths: Sequence[Path | None], *, workers: int) -> list[ImageFacts | None]:
-    """Facts of each file in order; None for None.
+    """Read the facts of all files in order. The result is None for paths that are None.
 
-    Threads are enough: decoders and hashes let go of Python's lock.
+    Threads suffice, because decoders and hashes release the GIL.
     """
     with ThreadPoolExecutor(max(1, workers)) as pool:
         found = pool.map(lambda path: None if path is None else inspect_image(path), paths)
@@ -50,7 +50,7 @@ def read_facts(paths: Sequence[Path | None], *, workers: int) -> list[ImageFacts
 
 
 def inspect_image(path: Path) -> ImageFacts:
-    """Decode a file and note what it is."""
+    """Decode a file and collect its facts."""
     if not path.is_file():
         return ImageFacts("missing", f"{path}: image file not found")
     try:
@@ -78,7 +78,7 @@ def inspect_image(path: Path) -> ImageFacts:
 
 
 def _thumbnail(pixels: Tensor) -> np.ndarray:
-    """Means of the pixels in a grid over the image, grey: every pixel counts up to a few of each cell."""
+    """Grey means of a grid over the image, (THUMBNAIL ** 2,) uint8. Each cell averages 3 x 3 sampled pixels."""
     height, width = pixels.shape[1:]
     rows = np.linspace(0, height - 1, 3 * THUMBNAIL).round().astype(int)
     columns = np.linspace(0, width - 1, 3 * THUMBNAIL).round().astype(int)
