@@ -9,13 +9,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from frcnn.version import __version__
+
 if TYPE_CHECKING:
     from frcnn.inference.detect_dataset import Evaluation
     from frcnn.inference.predictor import Prediction, Predictor, load
     from frcnn.runs.evaluate import evaluate
     from frcnn.runs.train import TrainingResult, train
 
-__version__ = "0.1.0"
 __all__ = [
     "Evaluation",
     "Prediction",

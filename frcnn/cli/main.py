@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-import frcnn
+from frcnn.version import __version__
 
 COMMANDS = {
     "train": "train a detector from a config, or resume a run",
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         + "\n\nRun `frcnn COMMAND --help` for the arguments of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"frcnn {frcnn.__version__}")
+    parser.add_argument("--version", action="version", version=f"frcnn {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     command = parser.parse_args(arguments[:1]).command
     return importlib.import_module(f"frcnn.cli.{command.replace('-', '_')}").main(arguments[1:])

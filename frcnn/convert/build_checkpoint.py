@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import frcnn
 from frcnn.config import Config, dump_config, load_config, parse_config
 from frcnn.convert import to_torchvision
 from frcnn.convert.class_rows import ClassList, find_classes
@@ -19,6 +18,7 @@ from frcnn.errors import CheckpointError, ConfigError
 from frcnn.files.checkpoint import FORMAT, weights_to_use
 from frcnn.files.weights import find_state_dict
 from frcnn.model.build_detector import build_from_config
+from frcnn.version import PACKAGE
 
 COCO_PLACE = {
     name: {
@@ -130,8 +130,7 @@ def find_base_config(name: str) -> Path:
     Raises:
         ConfigError: no base config has this name.
     """
-    package = Path(frcnn.__file__).parent
-    folders = (package / "configs" / "base", package.parent / "configs" / "base")
+    folders = (PACKAGE / "configs" / "base", PACKAGE.parent / "configs" / "base")
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"

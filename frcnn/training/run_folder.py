@@ -31,10 +31,10 @@ import numpy as np
 import torch
 import torchvision
 
-import frcnn
 from frcnn.errors import ConfigError, TrainingError
 from frcnn.files.run_format import RUN_FORMAT
 from frcnn.files.writing import replacing
+from frcnn.version import PACKAGE, __version__
 
 LEFTOVERS = (
     ".config.yaml.*.tmp",
@@ -233,7 +233,7 @@ def describe_environment(*, seed: int, device: torch.device, world_size: int) ->
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
-        "frcnn": frcnn.__version__,
+        "frcnn": __version__,
         "platform": platform.platform(),
         "git_commit": commit,
         "git_dirty": is_dirty,
@@ -250,8 +250,7 @@ def git_commit() -> tuple[str | None, bool | None]:
     """Commit of the package's checkout, and whether tracked files are modified; None if there is no checkout."""
 
     def git(*arguments: str) -> str:
-        package = Path(frcnn.__file__).resolve().parent
-        done = subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
 
     try:

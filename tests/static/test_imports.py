@@ -13,7 +13,7 @@ MODULES = sorted([*(ROOT / "frcnn").rglob("*.py"), *(ROOT / "benchmarks").rglob(
 # The rooms in layers, the lowest first. A room may import itself and what its entry names, always from a lower layer.
 EVERYTHING = ("frcnn",)
 LAYERS: list[dict[str, tuple[str, ...]]] = [
-    {"frcnn.errors": (), "frcnn.structures": (), "frcnn.annotations": ()},
+    {"frcnn.errors": (), "frcnn.structures": (), "frcnn.annotations": (), "frcnn.version": ()},
     {"frcnn.files": ("frcnn.errors",), "frcnn.ops": ("frcnn.structures",)},
     {"frcnn.config": ("frcnn.errors", "frcnn.files")},
     {
@@ -23,7 +23,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
     },
     {
         "frcnn.draw": ("frcnn.annotations", "frcnn.errors", "frcnn.evaluation"),
-        "frcnn.convert": ("frcnn", "frcnn.errors", "frcnn.files", "frcnn.config", "frcnn.model"),
+        "frcnn.convert": ("frcnn.version", "frcnn.errors", "frcnn.files", "frcnn.config", "frcnn.model"),
         "frcnn.analyze": ("frcnn.structures", "frcnn.errors", "frcnn.config", "frcnn.data", "frcnn.model"),
     },
     {
@@ -53,7 +53,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
     },
     {
         "frcnn.training": (
-            "frcnn",
+            "frcnn.version",
             "frcnn.structures",
             "frcnn.annotations",
             "frcnn.errors",
@@ -68,7 +68,10 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
         ),
     },
     {"frcnn.runs": EVERYTHING},
-    {"frcnn.cli": EVERYTHING, "frcnn": ("frcnn.inference", "frcnn.runs")},  # the Python API, imported on first use
+    {
+        "frcnn.cli": EVERYTHING,
+        "frcnn": ("frcnn.version", "frcnn.inference", "frcnn.runs"),
+    },  # the Python API, imported on first use
     {"benchmarks": (*EVERYTHING, "benchmarks")},
 ]
 MAY_IMPORT = {room: allowed for layer in LAYERS for room, allowed in layer.items()}
@@ -136,9 +139,6 @@ def test_directions(module):
     for imported in imports_of(module):
         if imported.partition(".")[0] not in ("frcnn", "benchmarks") or (room != "frcnn" and _within(imported, room)):
             continue
-        if imported == "frcnn":  # its version and its path
-            assert "frcnn" in MAY_IMPORT[room], f"{name} may not import frcnn"
-            continue
         allowed = [each for each in MAY_IMPORT[room] if each != "frcnn" or MAY_IMPORT[room] is EVERYTHING]
         if room == "benchmarks" or (_within(imported, "frcnn.config") and re.fullmatch(READS_CONFIG, name)):
             continue
@@ -151,7 +151,7 @@ def test_no_room_imports_a_higher_one():
         room = _rule(MAY_IMPORT, name_of(path))
         for imported in imports_of(path):
             other = _rule(MAY_IMPORT, imported)
-            if other not in (None, room, "frcnn") and room != "frcnn":
+            if other not in (None, room):
                 assert layer_of[other] < layer_of[room], (
                     f"{name_of(path)} (layer {layer_of[room]}) imports {imported} (layer {layer_of[other]})"
                 )
@@ -167,7 +167,7 @@ def test_no_cycles():
         if name in done:
             return
         for imported in sorted(edges.get(name, ())):
-            if imported in edges and imported not in ("frcnn", name):
+            if imported in edges and imported != name:
                 visit(imported, (*chain, name))
         done.add(name)
 
