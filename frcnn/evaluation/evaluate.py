@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from frcnn.annotations import ImageDetections, ImageRecord
-from frcnn.evaluation.coco import METRICS, evaluate_coco
+from frcnn.evaluation.coco import evaluate_coco
 from frcnn.evaluation.voc import evaluate_voc
+
+FAMILIES = {"coco": "", "voc": "voc_"}
+"""Families of metrics in the order of a report, and the prefix of their names where all metrics are in one table."""
+TITLES = {"mAP_11point": "11-point", "voc_AP": "VOC AP", "voc_AP_11point": "11-point"}
+"""Column titles that differ from the metric's name."""
+METRICS_PER_LINE = 6
 
 
 def compute_metrics(
@@ -23,6 +29,9 @@ def compute_metrics(
         class_names: K names; label k is class_names[k - 1].
         backend: implementation of COCO's metrics, see `evaluate_coco`.
 
+    A family of metrics is a function of records, detections and class names. It returns values by name, and under
+    per_class such values for each class. To add one, write its module and enter it here and in `FAMILIES`.
+
     Returns:
         plain data that can be written as JSON, without NaN:
 
@@ -33,41 +42,48 @@ def compute_metrics(
 
         A metric is None if there is no object to measure it on. `objects` does not count crowds and difficult objects.
     """
-    coco = evaluate_coco(records, detections, class_names=class_names, backend=backend)
-    voc = evaluate_voc(records, detections, class_names=class_names)
-    per_class = {}
-    for name in class_names:
-        by_coco, by_voc = coco["per_class"][name], voc["per_class"][name]
-        per_class[name] = {
-            "AP": by_coco["AP"],
-            "AP50": by_coco["AP50"],
-            "voc_AP": by_voc["AP"],
-            "voc_AP_11point": by_voc["AP_11point"],
-            "objects": by_voc["objects"],
+    results = {
+        "coco": evaluate_coco(records, detections, class_names=class_names, backend=backend),
+        "voc": evaluate_voc(records, detections, class_names=class_names),
+    }
+    rows_of = {family: results[family].pop("per_class") for family in FAMILIES}
+    per_class = {
+        name: {
+            f"{prefix}{metric}": value
+            for family, prefix in FAMILIES.items()
+            for metric, value in rows_of[family][name].items()
+            if metric != "objects"
         }
+        | {"objects": rows_of["voc"][name]["objects"]}
+        for name in class_names
+    }
+    return {**{family: results[family] for family in FAMILIES}, "per_class": per_class, "images": len(records)}
+
+
+def flat_metrics(report: dict[str, Any]) -> dict[str, float | None]:
+    """The metrics of all families by one name each: AP and the other COCO metrics, voc_mAP, voc_mAP_11point."""
     return {
-        "coco": {name: coco[name] for name in METRICS},
-        "voc": {"mAP": voc["mAP"], "mAP_11point": voc["mAP_11point"]},
-        "per_class": per_class,
-        "images": len(records),
+        f"{prefix}{metric}": value for family, prefix in FAMILIES.items() for metric, value in report[family].items()
     }
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """Format a report of `compute_metrics` as text: 12 COCO metrics, 2 VOC metrics, a row for each class with objects.
+    """Format a report of `compute_metrics` as text: the metrics of each family, and a row for each class with objects.
 
     Values are percentages; `-` stands for a metric that is None.
     """
     per_class = report["per_class"]
     measured = {name: row for name, row in per_class.items() if row["objects"]}
     lines = [f"images: {report['images']}   objects: {sum(row['objects'] for row in per_class.values())}", ""]
-    lines += _table([["COCO", *METRICS[:6]], ["", *map(_percent, [report["coco"][name] for name in METRICS[:6]])]])
-    lines += _table([["", *METRICS[6:]], ["", *map(_percent, [report["coco"][name] for name in METRICS[6:]])]], first=4)
-    voc = report["voc"]
-    lines += _table([["VOC", "mAP", "11-point"], ["", _percent(voc["mAP"]), _percent(voc["mAP_11point"])]], first=4)
+    for family in FAMILIES:
+        metrics = list(report[family].items())
+        for start in range(0, len(metrics), METRICS_PER_LINE):
+            names, values = zip(*metrics[start : start + METRICS_PER_LINE], strict=True)
+            title = family.upper() if start == 0 else ""
+            lines += _table([[title, *map(_title, names)], ["", *map(_percent, values)]], first=4)
     if measured:
-        rows = [["class", "objects", "AP", "AP50", "VOC AP", "11-point"]]
-        columns = ("AP", "AP50", "voc_AP", "voc_AP_11point")
+        columns = [column for column in next(iter(measured.values())) if column != "objects"]
+        rows = [["class", "objects", *map(_title, columns)]]
         rows += [
             [name, str(row["objects"]), *(_percent(row[column]) for column in columns)]
             for name, row in measured.items()
@@ -77,6 +93,10 @@ def format_report(report: dict[str, Any]) -> str:
     if absent:
         lines += ["", f"classes without objects in this dataset: {', '.join(absent)}"]
     return "\n".join(lines)
+
+
+def _title(metric: str) -> str:
+    return TITLES.get(metric, metric)
 
 
 def _percent(value: float | None) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from frcnn.errors import CheckpointError, ConfigError, DataError
+from frcnn.evaluation.evaluate import flat_metrics
 from frcnn.training.run_folder import RunFolder, prepare_folder, refuse_overwriting, write_text
 
 SHOWN = {"AP": "AP", "AP50": "AP50", "AP75": "AP75", "voc_mAP": "VOC mAP", "voc_mAP_11point": "VOC 11-point"}
@@ -133,7 +134,7 @@ def summarise(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """`metrics` and `per_class` from the reports of several runs, see `write_summary`; both empty without reports."""
     if not reports:
         return {"metrics": {}, "per_class": {}}
-    flat = [report["coco"] | {f"voc_{name}": value for name, value in report["voc"].items()} for report in reports]
+    flat = [flat_metrics(report) for report in reports]
     classes = [report["per_class"] for report in reports]
     return {
         "metrics": {name: spread([values[name] for values in flat]) for name in flat[0]},

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from frcnn.config import to_yaml
-from frcnn.evaluation.evaluate import format_report
+from frcnn.evaluation.evaluate import flat_metrics, format_report
 from frcnn.training.batches import train_loader
 from frcnn.training.build_experiment import Experiment
 from frcnn.training.distributed import broadcast, gather
@@ -26,7 +26,7 @@ from frcnn.training.metrics import Clock, LossMeter, memory_mib
 from frcnn.training.run_folder import RunFolder, cut_metrics, remove_leftovers, write_environment, write_text
 from frcnn.training.state import Progress, restore_state, save_last, save_weights, start_randomness
 from frcnn.training.step import prepared, train_step
-from frcnn.training.validation import draw_examples, flat_metrics, validate
+from frcnn.training.validation import draw_examples, validate
 from frcnn.training.validation_loss import validation_losses
 
 
@@ -162,7 +162,7 @@ def evaluate_and_keep_best(
     if result is None:
         return
     report, detections = result
-    metrics = flat_metrics(report) | losses
+    metrics = {f"eval/{name}": value for name, value in flat_metrics(report).items()} | losses
     metric = metrics[f"eval/{e.config.train.best_metric}"]
     metric = -math.inf if metric is None else metric  # no object to measure it on
     log.entry(progress.step, {"epoch": epoch(e, progress.step), **metrics})

@@ -84,12 +84,3 @@ def draw_examples(experiment: Experiment, detections: dict[int, ImageDetections]
         )
         for index in chosen
     ]
-
-
-def flat_metrics(report: dict[str, Any]) -> dict[str, float | None]:
-    """The metrics of a report as entries of metrics.jsonl: eval/AP and COCO's other metrics, eval/voc_mAP.
-
-    A metric is None if there is no object to measure it on.
-    """
-    metrics = {f"eval/{name}": value for name, value in report["coco"].items()}
-    return metrics | {f"eval/voc_{name}": value for name, value in report["voc"].items()}
