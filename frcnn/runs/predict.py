@@ -15,7 +15,7 @@ from frcnn.data.images import read_image
 from frcnn.draw.boxes import draw_detections
 from frcnn.errors import DataError, UserError
 from frcnn.files.checkpoint import find_checkpoint
-from frcnn.files.writing import make_folder, save_picture
+from frcnn.files.writing import explaining, make_folder, save_picture
 from frcnn.inference.predictor import Prediction, load
 from frcnn.inference.prefetch import prefetched
 from frcnn.runs.prediction_files import Earlier, PredictionFiles, checksum
@@ -76,7 +76,7 @@ def predict_files(
         device: auto, cpu, cuda or cuda:N.
         compiled: detect with a compiled graph; compiling takes minutes.
         resume: continue the interrupted run in `out`, if there is one.
-        overwrite: replace the results of an earlier run in `out`.
+        overwrite: delete the results of an earlier run in `out`. Other files in `out` are kept.
 
     Raises:
         CheckpointError: there is no such run or checkpoint, or it cannot be used.
@@ -95,14 +95,18 @@ def predict_files(
         if resume:
             files.check_settings(settings)
         earlier = files.read()
+    elif not overwrite:
+        files.refuse_foreign()
     found = find_images(images, skip=earlier.pictures)
+    replaced = earlier.pictures - {path.resolve() for path, _ in found} if overwrite else frozenset()
     if overwrite:
         earlier = Earlier()
     left = [(path, inner) for path, inner in found if path.resolve() not in earlier.finished]
     predictor = load(source, device=device, compiled=compiled)
     make_folder(out)
+    remove_pictures(replaced, out)
     files.begin(settings, is_resumed=bool(earlier.finished))
-    num_done, num_objects = len(earlier.finished), earlier.num_objects
+    num_new, num_objects = 0, earlier.num_objects
 
     def read(paths: tuple[Path, Path]) -> LoadedImage | DataError:
         path, picture = paths
@@ -131,16 +135,17 @@ def predict_files(
                     )
                     save_picture(image.picture, picture)
                     files.add(entry(image, predictor.with_names(detections)))
-                    num_done += 1
+                    num_new += 1
                     num_objects += len(detections.boxes)
                     progress.update()
     except KeyboardInterrupt:
-        print(f"{num_done} images are done; continue with --resume", file=sys.stderr)
+        print(f"{len(earlier.finished) + num_new} images are done; continue with --resume", file=sys.stderr)
         raise
+    num_done = len(earlier.finished) + num_new
     if not num_done:
         raise DataError(f"none of the {len(found)} images could be read")
     files.write_list()
-    return PredictionCounts(num_objects, num_done, unreadable=len(found) - num_done)
+    return PredictionCounts(num_objects, num_done, unreadable=len(left) - num_new)
 
 
 def readable(images: Iterable[LoadedImage | DataError], progress: tqdm) -> Iterator[LoadedImage]:
@@ -202,19 +207,27 @@ def find_images(sources: Sequence[Path], *, skip: Set[Path] = frozenset()) -> li
     return list(images.values())
 
 
+def remove_pictures(pictures: Set[Path], out: Path) -> None:
+    """Delete the annotated images (resolved) of an earlier run; nothing else, and nothing outside `out`."""
+    for picture in pictures:
+        if picture.suffix == ".jpg" and picture.is_relative_to(out.resolve()):
+            with explaining(picture):
+                picture.unlink(missing_ok=True)
+
+
 def picture_paths(
     images: Sequence[tuple[Path, Path]], out: Path, *, taken: Set[Path] = frozenset()
 ) -> list[tuple[Path, Path]]:
     """Choose the path of each annotated image: OUT/INNER.jpg, or INNER_2.jpg and so on if that path is taken.
 
-    Taken are the paths of other annotated images, of input images, and `taken` (resolved).
+    Taken are the paths of files that exist, of other annotated images, of input images, and `taken` (resolved).
     """
     taken = {path.resolve() for path, _ in images} | taken
     pictures = []
     for path, inner in images:
         number = 1
         picture = out / inner.with_suffix(".jpg")
-        while picture.resolve() in taken:
+        while picture.resolve() in taken or picture.exists():
             number += 1
             picture = out / inner.with_name(f"{inner.stem}_{number}.jpg")
         taken.add(picture.resolve())

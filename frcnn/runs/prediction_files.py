@@ -37,6 +37,15 @@ class PredictionFiles:
     def exist(self) -> bool:
         return self.lines.is_file() and self.lines.stat().st_size > 0
 
+    def refuse_foreign(self) -> None:
+        """Raise UserError if there are files of the same names that `frcnn predict` did not write."""
+        names = [path.name for path in (self.list, self.settings) if path.exists()]
+        if names and not self.lines.exists():
+            raise UserError(
+                f"{self.lines.parent}: holds {' and '.join(names)}, but no {self.lines.name}. Move the file away, "
+                "replace it with --overwrite, or choose another folder with --out"
+            )
+
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Raise UserError if the earlier run had other settings."""
         try:
@@ -65,13 +74,16 @@ class PredictionFiles:
         return Earlier(finished, num_objects, pictures)
 
     def begin(self, settings: dict[str, Any], *, is_resumed: bool) -> None:
-        """Prepare the files for `add`: empty, or with the complete lines of the resumed run."""
-        write_json(self.settings, settings)
+        """Prepare the files for `add`: empty, or with the complete lines of the resumed run.
+
+        The settings are written last, so that they never describe the lines of another run.
+        """
         with explaining(self.list):
             self.list.unlink(missing_ok=True)
         with explaining(self.lines), replacing(self.lines) as file:
             for entry in self._entries() if is_resumed else ():
                 file.write((json.dumps(entry) + "\n").encode())
+        write_json(self.settings, settings)
 
     def add(self, entry: dict[str, Any]) -> None:
         """Append the line of one image and close the file, so that a kill of the program does not lose it."""

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import frcnn
 from frcnn.cli.predict import main
 from frcnn.data.images import read_image
 from frcnn.errors import DataError
-from frcnn.files.writing import save_picture
-from frcnn.runs import predict
+from frcnn.files.writing import save_picture, write_json
+from frcnn.runs import predict, prediction_files
 from frcnn.runs.predict import find_images, picture_paths
 from tests.inference.trained import save_small_checkpoint
 
@@ -87,6 +88,30 @@ def test_pictures_do_not_replace_input_images(tmp_path):
     images = find_images([tmp_path])
     pictures = [picture.name for _, picture in picture_paths(images, tmp_path)]
     assert pictures == ["a_3.jpg", "a_2_2.jpg", "b.jpg"]
+
+
+def test_files_of_the_user_are_kept(checkpoint, tmp_path, capsys):
+    image, photo = save_noise(tmp_path / "a.png"), save_noise(tmp_path / "a.jpg").read_bytes()
+    arguments = [checkpoint, str(image), "--device", "cpu", "--out", str(tmp_path)]
+    for name in ("predictions.json", "predict.json"):
+        (tmp_path / name).write_text("{}")
+        assert main(arguments) == 2
+        assert f"{tmp_path}: holds {name}" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "{}"
+        (tmp_path / name).unlink()
+    for option in ([], ["--overwrite"]):
+        assert main([*arguments, *option]) == 0
+        assert [Path(result["picture"]).name for result in lines_of(tmp_path)] == ["a_2.jpg"]
+        assert (tmp_path / "a.jpg").read_bytes() == photo
+    assert not (tmp_path / "a_3.jpg").exists()
+
+
+def test_overwrite_removes_the_pictures_of_the_earlier_run(checkpoint, photos, tmp_path):
+    out = tmp_path / "out"
+    arguments = [checkpoint, "--device", "cpu", "--out", str(out), "--overwrite"]
+    assert main([*arguments, str(photos)]) == 1
+    assert main([*arguments, str(photos / "0.png"), str(out / "1.jpg")]) == 0
+    assert {path.name for path in out.glob("*.jpg")} == {"0.jpg", "1.jpg", "1_2.jpg"}
 
 
 def test_hidden_depths(tmp_path):
@@ -192,6 +217,34 @@ def test_resume_refuses_other_settings(checkpoint, photos, tmp_path, capsys):
     assert "predictions.jsonl, line 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--resume", "--overwrite"])
+
+
+def test_resume_with_other_images(checkpoint, photos, tmp_path, capsys):
+    arguments = [checkpoint, "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main([*arguments, str(photos)]) == 1
+    assert main([*arguments, str(photos / "0.png"), "--resume"]) == 0
+    assert main([*arguments, str(save_noise(tmp_path / "new.png")), "--resume"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("in 4 images") == 2 and "in 5 images" in captured.out
+    assert main([*arguments, str(photos / "2.png"), "--resume"]) == 1
+    assert "1 of 6 images could not be read" in capsys.readouterr().err
+
+
+def test_a_kill_while_results_are_replaced_leaves_no_old_results(checkpoint, photos, tmp_path, monkeypatch):
+    """Otherwise --resume would take results of another threshold for its own."""
+    out = tmp_path / "out"
+    arguments = [checkpoint, str(photos), "--device", "cpu", "--out", str(out)]
+    assert main([*arguments, "--score-threshold", "0.0"]) == 1
+
+    def fail(path, content):
+        write_json(path, content)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_files, "write_json", fail)
+        with pytest.raises(Interrupted):
+            main([*arguments, "--overwrite"])
+    assert lines_of(out) == []
 
 
 def test_pictures_of_the_interrupted_run_are_not_images(checkpoint, photos, monkeypatch):
