@@ -34,6 +34,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 A config key that is missing in an older checkpoint needs no entry: it gets its default when the config is parsed.
 """
 _KINDS = {"model": dict, "config": dict, "class_names": list, "category_ids": list, "step": int}
+_OPTIONAL_KINDS = {"ema": dict, "trainer": dict}
 
 
 class NewerFormatError(CheckpointError):
@@ -206,11 +207,15 @@ def _problem(checkpoint: Any) -> str | None:
         return "it has no entry 'format'"
     if not is_checkpoint(checkpoint):
         return f"its entry 'format' is {shown(checkpoint['format'])}"
-    for key, kind in _KINDS.items():
+    for key in _KINDS:
         if key not in checkpoint:
             return f"it has no entry '{key}'"
-        if not isinstance(checkpoint[key], kind):
+    for key, kind in (_KINDS | _OPTIONAL_KINDS).items():
+        if key in checkpoint and not isinstance(checkpoint[key], kind):
             return f"its entry '{key}' is a {type(checkpoint[key]).__name__}"
+    for key in ("model", "ema"):
+        if not all(isinstance(name, str) for name in checkpoint.get(key, ())):
+            return f"a name in '{key}' is not a string"
     if not all(isinstance(name, str) for name in checkpoint["class_names"]):
         return "a class name is not a string"
     if not all(isinstance(each, int) for each in checkpoint["category_ids"]):
