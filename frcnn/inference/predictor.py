@@ -99,12 +99,17 @@ class Predictor:
             one prediction per image, in order; a list of one prediction for a single image.
 
         Raises:
-            DataError: an image is missing, damaged, or not 8-bit RGB. The message names the image.
+            DataError: an image is missing, damaged, or not 8-bit RGB. The message names the file, or the position in
+                `images`.
+            ValueError: batch_size is less than 1.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         images_in_order = [images] if isinstance(images, ImageLike) else list(images)
         predictions = []
         for start in range(0, len(images_in_order), batch_size):
-            samples = [self.prepare(to_pixels(image)) for image in images_in_order[start : start + batch_size]]
+            batch = enumerate(images_in_order[start : start + batch_size], start=start)
+            samples = [self.prepare(to_pixels(image, name=f"image {position}")) for position, image in batch]
             found = self.detect_samples(samples, score_threshold=score_threshold)
             predictions += [self.with_names(each) for each in found]
         return predictions
@@ -212,8 +217,11 @@ def _refuse_far_larger(build: Callable[[], FasterRCNN], weights: dict[str, Any],
         )
 
 
-def to_pixels(image: ImageLike) -> Tensor:
+def to_pixels(image: ImageLike, *, name: str) -> Tensor:
     """Convert an image of any type in `ImageLike` to pixels (3, H, W) uint8 RGB.
+
+    Args:
+        name: of an image that is not a file, for messages.
 
     Raises:
         DataError: the file cannot be read, or the pixels have another type or shape.
@@ -224,13 +232,17 @@ def to_pixels(image: ImageLike) -> Tensor:
         try:
             return from_pil(image)
         except ValueError as error:
-            raise DataError(f"a PIL image of mode {image.mode} is not supported: {error}") from error
+            raise DataError(f"{name}: a PIL image of mode {image.mode} is not supported: {error}") from error
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DataError(f"a NumPy image must be uint8 RGB (H, W, 3), not {image.dtype} {image.shape}")
+            raise DataError(f"{name}: a NumPy image must be uint8 RGB (H, W, 3), not {image.dtype} {image.shape}")
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise DataError(f"a tensor image must be uint8 RGB (3, H, W), not {image.dtype} {tuple(image.shape)}")
+            raise DataError(
+                f"{name}: a tensor image must be uint8 RGB (3, H, W), not {image.dtype} {tuple(image.shape)}"
+            )
         return image.cpu()
-    raise DataError(f"an image must be a path, a PIL image, a NumPy array or a tensor, not {type(image).__name__}")
+    raise DataError(
+        f"{name}: an image must be a path, a PIL image, a NumPy array or a tensor, not {type(image).__name__}"
+    )

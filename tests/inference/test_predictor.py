@@ -103,12 +103,15 @@ def test_predict_does_not_change_the_random_state_or_the_image(predictor):
         (torch.zeros(5, 5, 3, dtype=torch.uint8), r"\(3, H, W\), not torch.uint8 \(5, 5, 3\)"),
         (Image.new("F", (5, 5)), "mode F"),
         ("nowhere.jpg", "nowhere.jpg: image file not found"),
-        ([5], "not int"),
+        ([5], "image 0: .*not int"),
+        ([np.zeros((5, 5, 3), np.uint8), np.zeros((5, 5), np.uint8)], "image 1: a NumPy image"),
     ],
 )
 def test_invalid_images(predictor, image, message):
     with pytest.raises(DataError, match=message):
         predictor.predict(image)
+    with pytest.raises(ValueError, match="batch_size"):
+        predictor.predict(np.zeros((5, 5, 3), np.uint8), batch_size=-1)
 
 
 def test_invalid_checkpoints_and_devices(checkpoint, tmp_path):
