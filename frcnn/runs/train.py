@@ -1,6 +1,5 @@
 """One training run: build it, resume it, train it. `train` is the Python API."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +9,7 @@ from frcnn.config import Config, dump_config, load_config, override_config
 from frcnn.errors import ConfigError
 from frcnn.evaluation.coco_packages import check_installed
 from frcnn.files.checkpoint import find_checkpoint
+from frcnn.files.reading import read_json
 from frcnn.runs.failures import memory_explained
 from frcnn.runs.resume import changed_length, is_finished, is_restarted, keep_source, load_run, own_config
 from frcnn.runs.series_folder import refuse_series
@@ -222,7 +222,7 @@ def read_result(folder: RunFolder, world: World, *, step: int, steps_done: int) 
     """The result of a run, with the content of its eval.json, on every rank."""
 
     def read() -> TrainingResult:
-        report = json.loads(folder.evaluation.read_text(encoding="utf-8")) if folder.evaluation.exists() else {}
+        report = read_json(folder.evaluation) if folder.evaluation.exists() else {}
         return TrainingResult(folder.path, step, steps_done, report)
 
     return done_by_main(read, world)

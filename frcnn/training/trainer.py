@@ -15,6 +15,7 @@ from torch import nn
 
 from frcnn.config import to_yaml
 from frcnn.evaluation.evaluate import flat_metrics, format_report
+from frcnn.files.reading import read_json
 from frcnn.training.batches import train_loader
 from frcnn.training.build_experiment import Experiment
 from frcnn.training.distributed import broadcast, gather
@@ -198,7 +199,7 @@ def sum_up(experiment: Experiment, folder: RunFolder, progress: Progress, log: T
     if experiment.world.is_main:
         log.message(f"best.pt has the weights of step {progress.best_step}:")
         if folder.evaluation.exists():
-            log.message(format_report(json.loads(folder.evaluation.read_text(encoding="utf-8"))))
+            log.message(format_report(read_json(folder.evaluation)))
         else:
             log.message(f"{folder.evaluation} is missing; evaluate {folder.path} to create it")
     for rank, summaries in enumerate(skipped):

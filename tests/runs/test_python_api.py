@@ -1,6 +1,7 @@
 """`frcnn.train`, `frcnn.evaluate` and `frcnn.load(...).predict(...)`, called from Python."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import yaml
 
 import frcnn
 from frcnn.config import parse_config
-from frcnn.errors import CheckpointError, ConfigError, TrainingError
+from frcnn.errors import CheckpointError, ConfigError, DataError, TrainingError
 from frcnn.files.checkpoint import load_checkpoint
 from frcnn.runs import train as runs
 from tests.training.experiments import differing, tiny_config, tiny_settings
@@ -51,6 +52,13 @@ def test_a_run_is_evaluated_and_used(result, tmp_path):
     [prediction] = predictor.predict(image, score_threshold=0.0)
     assert isinstance(prediction, frcnn.Prediction)
     assert len(prediction.boxes) == len(prediction.scores) == len(prediction.labels) == len(prediction.class_names) > 0
+
+
+def test_a_damaged_evaluation_is_named(result, tmp_path):
+    shutil.copytree(result.folder, tmp_path / "run")
+    (tmp_path / "run" / "eval.json").write_text("{")
+    with pytest.raises(DataError, match=r"eval\.json: not a JSON file"):
+        frcnn.train(out=tmp_path / "run", resume=True)
 
 
 def test_evaluation_writes_no_file_without_out(result):
