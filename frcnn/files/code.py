@@ -63,8 +63,8 @@ def import_code(path: str, *, key: str) -> Callable[..., Any]:
     """
     if not (isinstance(path, ImportPath) and path.is_given):
         raise ConfigError(
-            f"{key}: {path} is not imported, because no config file or override names it, only a checkpoint does. If "
-            f"you trust this code, pass the override {key}={path}"
+            f"{key}: {path} is not imported, because no config file or override that you passed names it. If you "
+            f"trust this code, pass the override {key}={path}"
         )
     module_name, _, attribute = path.partition(":")
     try:

@@ -84,7 +84,7 @@ def explaining(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{path}: cannot write: {reason}. Choose another folder with --out") from error
+        raise UserError(f"{path}: cannot write: {reason}. Choose another path") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -25,8 +25,8 @@ def explain(error: RuntimeError | MemoryError) -> str | None:
     text = str(error)
     if is_out_of_memory(error):
         return (
-            "out of memory: lower train.batch_size, raise train.accumulate, or set train.precision=bf16. If an "
-            "evaluation failed, lower eval.batch_size"
+            "out of memory: lower the batch size (eval.batch_size, --batch-size) or the size of the images "
+            "(data.test_short_side, data.test_long_side, --size)"
         )
     if text.startswith("DataLoader worker (pid"):
         return explain_worker(text)

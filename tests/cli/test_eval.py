@@ -181,10 +181,12 @@ def test_unusable_arguments(run_folder, tmp_path, capsys):
         ([tmp_path / "config.yaml"], "holds no weights"),
         ([run_folder, "data.vall.format=coco"], "data.vall"),
         ([run_folder, "train.device=gpu"], "'gpu' is not a device"),
+        ([run_folder, "train.device=meta"], "PyTorch finds no meta on this machine"),
+        (["x" * 300], "xxx: File name too long"),
         ([run_folder, "model.roi.head.channels=32"], "must not change layers"),
         ([run_folder, "--detections", tmp_path / "none.json"], "no such file"),
         ([run_folder, "--detections", tmp_path / "broken.json"], "not a JSON file"),
-        ([best, "--out", tmp_path / "file"], "Choose another folder with --out"),
+        ([best, "--out", tmp_path / "file"], "Choose another path"),
     ]:
         assert main([str(argument) for argument in arguments]) == 2
         output = capsys.readouterr()
@@ -213,7 +215,11 @@ def test_exit_status_and_message_of_each_error(capsys):
     assert capsys.readouterr().err == "error: the loss is NaN\n"
     assert fail(KeyboardInterrupt()) == 130
     assert fail(torch.OutOfMemoryError("CUDA out of memory. Tried ...")) == 1
-    assert "error: out of memory: lower train.batch_size" in capsys.readouterr().err
+    assert "error: out of memory: lower the batch size (eval.batch_size, --batch-size)" in capsys.readouterr().err
+    assert fail(PermissionError(13, "Permission denied", "photos/a.jpg")) == 2
+    assert capsys.readouterr().err == "error: photos/a.jpg: Permission denied\n"
+    with pytest.raises(BrokenPipeError):
+        fail(BrokenPipeError(32, "Broken pipe"))
     assert fail(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")) == 1
     message = capsys.readouterr().err
     assert "Lower data.workers" in message and "pid 7" in message

@@ -72,7 +72,7 @@ def test_unusable_arguments(checkpoint, tmp_path, capsys):
         ([checkpoint, str(tmp_path / "empty")], "no image in this folder"),
         ([str(tmp_path / "none.pt"), image], "no such run folder or checkpoint"),
         ([checkpoint, image, "--device", "gpu"], "'gpu' is not a device"),
-        ([checkpoint, image, "--out", str(tmp_path / "file")], "Choose another folder with --out"),
+        ([checkpoint, image, "--out", str(tmp_path / "file")], "Choose another path"),
     ]:
         assert main(arguments) == 2
         assert message in capsys.readouterr().err

@@ -21,7 +21,7 @@ def find_device(name: str, *, setting: str = "device") -> torch.device:
     except RuntimeError:
         raise ConfigError(f"{setting}: {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # fails on the device meta too, whose tensors have no data
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ConfigError(f"{setting}: PyTorch finds no {name} on this machine; use auto or cpu") from None
     return device
