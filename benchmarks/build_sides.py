@@ -60,9 +60,9 @@ def build_sides(
     Args:
         what: "train" or "detect"; our detector is placed for it.
         against: "torchvision" or "none".
-        size: (height, width) of every image; None takes the size used in evaluation.
-        objects: number of generated objects per image; None takes the objects of the images.
-        classes: K; None takes the number of classes of the data.
+        size: (height, width) of every image; None uses the size of evaluation.
+        objects: number of generated objects per image; None uses the objects of the images.
+        classes: K; None uses the number of classes of the data.
         is_drawn: draw images even if the images of the config can be read.
 
     Raises:

@@ -54,7 +54,7 @@ def obstacles(config: Config) -> list[str]:
 
 
 def adapted(config: Config) -> dict[str, Any]:
-    """Keys for which torchvision supports only one value, and that value, which our side uses in the comparison."""
+    """Keys for which torchvision supports only one value, with that value. Our side uses it in the comparison."""
     return {
         "model.anchors.strides_from": "canvas",
         "model.rpn.skip_padding": False,
@@ -76,7 +76,7 @@ def adapted(config: Config) -> dict[str, Any]:
 def build_torchvision(config: Config, ours: FasterRCNN, *, num_classes: int) -> TorchvisionFasterRCNN:
     """Build torchvision's detector with the weights of `ours`, a detector of the same config.
 
-    Images are resized, in 0..255 and in the network's order of channels. Both sides normalise and pad them, and neither
+    Images are resized, in 0..255 and in the network's order of channels. Both sides normalize and pad them, and neither
     resizes them. Where our batch norm is frozen, torchvision's is FrozenBatchNorm2d, as in its pretrained models.
     """
     model = config.model

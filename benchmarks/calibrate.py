@@ -1,6 +1,6 @@
 """Random weights that behave like trained ones: activations of unit size, spread scores, boxes near their anchors.
 
-With freshly initialised weights all scores are almost equal. NMS then keeps other numbers of boxes than in a trained
+With freshly initialized weights all scores are almost equal. NMS then keeps other numbers of boxes than in a trained
 network, and the detections of two programs differ by chance. Therefore the statistics of batch norm are computed on
 the images of the benchmark, and the layers of neck, RPN and head are scaled by their outputs on these images.
 """

@@ -13,13 +13,13 @@ LEAST_GAIN = 1.1
 """A smaller ratio, or one whose lower quartile is below 1, does not count as a gain."""
 LOADING = {
     "ratio": "to resized uint8, compared with PIL",
-    "ratio_normalised": "to resized, normalised float32, compared with the references",
+    "ratio_normalised": "to resized, normalized float32, compared with the references",
     "ratio_of_loader": "the work of our loader compared with all of the references' work before the network",
 }
 
 
 def format_comparison(result: dict[str, Any]) -> str:
-    """Input, machine, sides, and the ratio or why there is none."""
+    """Format the input, the machine, the sides, and the ratio or the reason why it is missing."""
     given, machine = result["input"], result["machine"]
     sizes = sorted({f"{height}x{width}" for height, width in given["sizes"]})
     lines = [
@@ -39,7 +39,7 @@ def format_comparison(result: dict[str, Any]) -> str:
 
 
 def format_stages(sides: dict[str, Any]) -> list[str]:
-    """Shares of the stages in a profiled step, forward and backward, and shares of kinds of operators."""
+    """Format the shares of the stages in a profiled step, forward and backward, and shares of kinds of operators."""
     names = list(dict.fromkeys(stage for side in sides.values() for stage in side["stages"]))
     lines = ["share of a step, forward + backward".ljust(36) + "".join(f"{name:>18}" for name in sides)]
     for stage in names:
@@ -79,7 +79,7 @@ def format_side(name: str, side: dict[str, Any]) -> str:
 
 
 def format_verdict(result: dict[str, Any]) -> list[str]:
-    """The ratio and the preceding check, or why there is no ratio."""
+    """Format the ratio and the preceding check, or the reason why there is no ratio."""
     agreement, ratio = result["agreement"], result["ratio"]
     if ratio is None:
         what = "no peer" if agreement is None else "no ratio, the sides do not compute the same"
@@ -114,7 +114,7 @@ def format_agreement(figures: dict[str, Any]) -> str:
 
 
 def format_point(axis: str, point: dict[str, Any]) -> str:
-    """One line of a sweep."""
+    """Format one point of a sweep as a line."""
     cells = [
         f"{name} {side['seconds']['median']:.4f} s, {side['memory']['peak'] / MIB:.0f} MiB"
         for name, side in point["sides"].items()
@@ -125,7 +125,7 @@ def format_point(axis: str, point: dict[str, Any]) -> str:
 
 
 def format_loading(result: dict[str, Any]) -> str:
-    """Images per second of each side, and the ratios or why there are none."""
+    """Format images per second of each side, and the ratios or the reason why they are missing."""
     given = result["input"]
     lines = [
         f"data: {given['images']} images, {given['data']}, short side {given['short_side']}, long side at most "
@@ -145,7 +145,7 @@ def format_loading(result: dict[str, Any]) -> str:
 
 
 def format_evaluation(result: dict[str, Any]) -> str:
-    """The 12 numbers of both sides, seconds and the ratio."""
+    """Format the 12 numbers of both sides, the seconds and the ratio."""
     given = result["input"]
     lines = [
         f"eval: {given['images']} images, {given['classes']} classes, {given['objects']} objects, "

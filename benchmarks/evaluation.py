@@ -76,7 +76,7 @@ def make_up(
         labels = random.integers(1, classes + 1, len(boxes))
         is_crowd = random.random(len(boxes)) < CROWD_SHARE
         none = np.zeros(len(boxes), bool)
-        areas = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * 0.7).astype(np.float64)  # of the mask
+        areas = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * 0.7).astype(np.float64)  # areas of masks
         record = ImageRecord(number + 1, None, HEIGHT, WIDTH, boxes, labels, areas, is_crowd, none, is_crowd)
         records.append(record)
         found.append(_detections(random, record, int(share[number]), classes))

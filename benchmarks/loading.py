@@ -49,8 +49,8 @@ def compare_loading(
     Sides:
         ours: `read_sample`, as for training: resized uint8, which is what a worker process of the loader returns.
         PIL: Pillow's decoder and Pillow's resize, to uint8 pixels of the same size.
-        ours, normalised: ours, then the normalised float32 that the detector computes on its device.
-        references: Pillow's decoder, PILToTensor, float32, then torchvision's normalisation and resize as in its
+        ours, normalised: ours, then the normalized float32 that the detector computes on its device.
+        references: Pillow's decoder, PILToTensor, float32, then torchvision's normalization and resize as in its
             detector: without antialiasing, and to a size that may differ by a pixel.
 
     Args:

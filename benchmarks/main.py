@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--drawn", action="store_true", help="draw images even if the config's data exist")
     parser.add_argument("--classes", type=positive, metavar="K", help="foreground classes (default: from the data)")
     step = parser.add_argument_group("train and detect")
-    step.add_argument("--size", type=size, metavar="HxW", help="resize images to this (default: as in evaluation)")
+    step.add_argument("--size", type=size, metavar="HxW", help="resize images to this size (default: as in evaluation)")
     step.add_argument("--batch", type=positive, default=1, metavar="N", help="batch size (default: 1)")
     step.add_argument("--objects", type=positive, metavar="G", help="generated objects per image (default: its own)")
     step.add_argument("--warmup", type=positive, default=2, metavar="W", help="untimed rounds first (default: 2)")
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     step.add_argument("--plot", type=Path, metavar="FILE", help="plot the sweep to a .png or .jpg file")
     other = parser.add_argument_group("data and eval")
     other.add_argument("--images", type=positive, metavar="N", help="images (default: 64 for data, 5000 for eval)")
-    other.add_argument("--detections", type=positive, default=500_000, metavar="D", help="eval (default: 500000)")
+    other.add_argument("--detections", type=positive, default=500_000, metavar="D", help="for eval (default: 500000)")
     return parser
 
 

@@ -14,7 +14,7 @@ MEMORY_EVENT = "[memory]"
 def measure_memory(side: Side, step: Callable[[], object]) -> dict[str, Any]:
     """Measure the bytes held before a step, the peak above that during the step, and their sum.
 
-    Parameters, buffers and optimiser state are held. Images and ground truth are the same on all sides and do not
+    Parameters, buffers and optimizer state are held. Images and ground truth are the same on all sides and do not
     count. On a CPU the peak counts the bytes that PyTorch's allocator has handed out, according to PyTorch's profiler;
     memory that a library allocates inside an operator is not included. On a GPU it is the peak of PyTorch's caching
     allocator.
@@ -33,7 +33,7 @@ def measure_memory(side: Side, step: Callable[[], object]) -> dict[str, Any]:
 
 
 def bytes_held(side: Side) -> int:
-    """Bytes of parameters, buffers and optimiser state. Shared storages count once."""
+    """Bytes of parameters, buffers and optimizer state. Shared storages count once."""
     states = [] if side.optimizer is None else side.optimizer.state.values()
     state = [value for values in states for value in values.values() if torch.is_tensor(value)]
     storages = [tensor.untyped_storage() for tensor in (*side.model.parameters(), *side.model.buffers(), *state)]

@@ -19,7 +19,7 @@ Found = tuple[Tensor, Tensor, Tensor]
 
 
 class Side(ABC):
-    """A detector with its optimiser, and the steps that are measured."""
+    """A detector with its optimizer, and the steps that are measured."""
 
     name: str
     model: nn.Module
@@ -53,14 +53,14 @@ class Side(ABC):
 
     @abstractmethod
     def forward_detect(self) -> Any:
-        """Detect, from pixels on the device to boxes on the device, in the form of the side."""
+        """Detect objects, from pixels on the device to boxes on the device, in the side's own format."""
 
     @abstractmethod
     def found(self, result: Any) -> list[Found]:
         """Convert the result of `forward_detect`, image by image."""
 
     def train_step(self) -> None:
-        """Run the forward pass, the backward pass and the optimiser step."""
+        """Run the forward pass, the backward pass and the optimizer step."""
         with autocast(self.device, self.precision):
             losses = self.losses()
         total_loss(losses).backward()
@@ -135,7 +135,7 @@ class Torchvision(Side):
 def reference_optimizer(
     parameters: Sequence[nn.Parameter], *, kind: str, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimiser of torchvision's reference scripts: one group with all trained parameters."""
+    """The optimizer of torchvision's reference scripts: one group with all trained parameters."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if kind == "sgd":
         return torch.optim.SGD(trained, lr=lr, momentum=momentum, weight_decay=weight_decay)

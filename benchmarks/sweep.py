@@ -1,4 +1,4 @@
-"""How the cost of a step grows with image size, batch size, ground truth or classes."""
+"""Measure how the cost of a step grows with image size, batch size, ground truth or classes."""
 
 import gc
 from collections.abc import Callable, Sequence

@@ -7,7 +7,7 @@ from PIL import Image
 from frcnn.draw.axes import Panels, plot
 
 WIDTH, HEIGHT = 1280, 560
-"""Of the plot, in pixels."""
+"""Size of the plot in pixels."""
 MIB = 2**20
 LABELS = {
     "size": "shorter side of the image in pixels",
@@ -21,7 +21,7 @@ def draw_sweep(result: dict[str, Any], *, title: str) -> Image.Image:
     """Plot seconds with their quartiles on the left and peak memory on the right, one line for each side.
 
     Args:
-        result: of `sweep`.
+        result: the result of `sweep`.
     """
     points = result["points"]
     values = [point["value"] for point in points]

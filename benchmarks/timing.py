@@ -32,7 +32,7 @@ class Timings(NamedTuple):
     """rounds, cpu_pressure (before and after) and machine."""
 
     def ratio(self, peer: str, ours: str) -> dict[str, float]:
-        """How many times as fast `ours` is: median and quartiles of the ratio in each round."""
+        """Speedup of `ours` over `peer`: median and quartiles of the ratios of all rounds."""
         pairs = zip(self.seconds[peer], self.seconds[ours], strict=True)
         return spread([theirs / mine for theirs, mine in pairs]).as_dict()
 
@@ -56,8 +56,8 @@ def alternate(
     waits for the work of the current GPU.
 
     Args:
-        steps: name of a side -> what is timed.
-        device: on which the steps run; None is the CPU. It is recorded only.
+        steps: name of each side -> the function to time.
+        device: the device that the steps run on, for the record only; None is the CPU.
     """
     for _ in range(warmup):
         for step in steps.values():
@@ -76,7 +76,7 @@ def alternate(
 
 
 def cpu_pressure() -> float | None:
-    """Percentage of the last ten seconds in which some process waited for a CPU; None if the system does not tell."""
+    """Percentage of the last ten seconds in which some process waited for a CPU; None if it is not available."""
     try:
         first = PRESSURE.read_text(encoding="ascii").split("\n")[0]
     except OSError:
@@ -85,7 +85,7 @@ def cpu_pressure() -> float | None:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Hardware and versions."""
+    """Describe the hardware and the software versions."""
     return {
         "cpu": _cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -163,5 +163,5 @@ def test_equal_values_in_a_sweep_are_visible():
     points = [{"value": value, "sides": {"ours": side, "torchvision": side}} for value in (1, 2, 3)]
     picture = np.asarray(draw_sweep({"axis": "batch", "points": points}, title="flat"))
     for panel in np.split(picture, 2, axis=1):
-        for colour in ([0x1F, 0x77, 0xB4], [0xFF, 0x7F, 0x0E]):  # the first colours of Matplotlib's cycle
+        for colour in ([0x1F, 0x77, 0xB4], [0xFF, 0x7F, 0x0E]):  # the first colors of Matplotlib's cycle
             assert (panel == colour).all(axis=2).sum() > 250
