@@ -11,9 +11,9 @@ from frcnn.check.findings import Example, Finding, Source
 from frcnn.model.rpn.anchors import AnchorGenerator
 
 MOST_MISSED = 0.25
-"""The anchors are unfit if a larger share of the boxes has no anchor of iou_negative or more."""
+"""The anchors do not fit if a larger share of the boxes has no anchor with an IoU of iou_negative or more."""
 LEAST_RECALL = 0.5
-"""The anchors are unfit if a smaller share of the boxes has an anchor with IoU 0.5."""
+"""The anchors do not fit if a smaller share of the boxes has an anchor with IoU >= 0.5."""
 
 
 class AnchorSettings(NamedTuple):
@@ -66,7 +66,7 @@ class Suggestion(NamedTuple):
 
 
 def find_in_anchors(fit: AnchorFit, owners: Sequence[tuple[Source, int]], *, iou_negative: float) -> list[Finding]:
-    """Boxes without an anchor of `iou_negative` or more, the worst first, and whether they are too many.
+    """Find boxes whose best anchor has an IoU below `iou_negative`, worst first, and check if there are too many.
 
     Args:
         owners: source and column of each box of `fit`.
@@ -87,7 +87,7 @@ def find_in_anchors(fit: AnchorFit, owners: Sequence[tuple[Source, int]], *, iou
 
 
 def describe_misfit(fit: AnchorFit, *, iou_negative: float) -> str:
-    """Why the anchors are unfit for the boxes. Empty if they are not."""
+    """The reason why the anchors do not fit the boxes; empty if they fit."""
     share, recall = float(fit.missed(iou_negative).mean()), fit.recall(0.5)
     if share <= MOST_MISSED and recall >= LEAST_RECALL:
         return ""
@@ -100,7 +100,7 @@ def suggest(truth: GroundTruthBoxes, fit: AnchorFit, anchors: AnchorSettings) ->
     """Find as many sizes and ratios as configured by k-means. With a pyramid, finer levels get the smaller sizes.
 
     Args:
-        fit: of the configured anchors on the same boxes.
+        fit: fit of the configured anchors to the same boxes.
     """
     num_levels, per_level = len(anchors.sizes), len(anchors.sizes[0])
     sizes, ratios = round_shapes(

@@ -97,7 +97,7 @@ def fit_anchors(
     """Resize all images to each of `short_sides` and find the best anchor of each box.
 
     Args:
-        anchors: on the CPU.
+        anchors: anchors on the CPU.
         inside_only, skip_padding: which anchors training uses, see `frcnn.model.matching.is_on_image`.
     """
     ious, sides = [], []
@@ -140,8 +140,8 @@ def best_iou(
 ) -> Tensor:
     """IoU of each box with the best anchor of its image.
 
-    Among the anchors of one shape, the best has the centre nearest to the centre of the box on each axis, because the
-    overlap of two intervals does not grow with the distance of their centres. Therefore N * C pairs are compared
+    Among the anchors of one shape, the best has the center nearest to the center of the box on each axis, because the
+    overlap of two intervals does not grow with the distance of their centers. Therefore N * C pairs are compared
     instead of N times all anchors of an image.
 
     Args:
@@ -152,7 +152,7 @@ def best_iou(
         (N,) float32.
     """
     best = torch.zeros(len(boxes))
-    canvas = (sizes / CANVAS_MULTIPLE).ceil() * CANVAS_MULTIPLE  # of a batch of one image
+    canvas = (sizes / CANVAS_MULTIPLE).ceil() * CANVAS_MULTIPLE  # for a batch of one image
     for position, level_stride in enumerate(anchors.strides):
         map_size = (canvas / level_stride).ceil()
         stride = torch.full_like(canvas, level_stride) if anchors.strides_from == "level" else canvas // map_size

@@ -63,7 +63,7 @@ def judge_boxes(raw: RawAnnotation) -> BoxFaults:
 
 
 def find_in_boxes(source: Source, faults: BoxFaults) -> list[Finding]:
-    """Findings about single boxes of a source."""
+    """Find faults of single boxes of a source."""
     findings = []
     for kind, mask in (
         ("box-no-numbers", faults.has_no_numbers),
@@ -87,7 +87,7 @@ def find_in_boxes(source: Source, faults: BoxFaults) -> list[Finding]:
 
 
 def find_near_repeats(source: Source, faults: BoxFaults) -> list[Finding]:
-    """Pairs of boxes of one class that are nearly but not exactly equal."""
+    """Find pairs of boxes of one class that are nearly but not exactly equal."""
     objects = source.raw.objects
     is_judged = (
         faults.is_usable & (objects.rows >= 0) & (objects.names >= 0) & ~objects.is_region & (faults.repeats < 0)
@@ -119,7 +119,7 @@ def _image_size(source: Source, number: int) -> str:
 def _find_repeats(raw: RawAnnotation, is_usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`BoxFaults.repeats` and `BoxFaults.contradicts`.
 
-    Crowds and difficult objects may overlap ordinary objects, so only two of the same sort count as equal.
+    Crowds and difficult objects may overlap ordinary objects, so only objects of the same kind count as equal.
     """
     objects = raw.objects
     repeats = np.full(len(objects.rows), -1, np.int64)

@@ -40,11 +40,11 @@ def count_classes(sources: Sequence[tuple[Source, BoxFaults]], class_names: Sequ
 
 
 def find_other_classes(source: Source, class_names: Sequence[str], *, is_filter: bool) -> list[Finding]:
-    """Objects of classes that are not in `class_names`.
+    """Find objects of classes that are not in `class_names`.
 
     Args:
-        is_filter: whether `class_names` is a filter (data.classes). If so, other classes are a note with their counts.
-            Only objects without a class and classes with a name similar to a listed one are errors.
+        is_filter: whether `class_names` is a filter (data.classes). If so, other classes become a note with their
+            counts, and only objects without a class and names similar to a listed name are errors.
     """
     objects, names = source.raw.objects, source.raw.names
     numbers = np.flatnonzero((labels_of(source.raw, class_names) == 0) & (objects.rows >= 0))
@@ -67,7 +67,7 @@ def find_other_classes(source: Source, class_names: Sequence[str], *, is_filter:
 def find_in_classes(
     class_names: Sequence[str], train: ClassCounts, val: ClassCounts, *, other_names: Sequence[str] = ()
 ) -> list[Finding]:
-    """Classes that are missing or rare.
+    """Find classes that are missing or rare.
 
     Args:
         other_names: classes of the annotations that are not in `class_names`, suggested for unused ones.
@@ -92,7 +92,7 @@ def find_in_classes(
 
 
 def find_alike(names: Sequence[str], counts: Sequence[int]) -> list[Finding]:
-    """Pairs of names that are so similar that they may be one class.
+    """Find pairs of names so similar that they may mean the same class.
 
     Args:
         counts: objects of each name over all splits.
@@ -106,7 +106,7 @@ def find_alike(names: Sequence[str], counts: Sequence[int]) -> list[Finding]:
 
 
 def find_category_gaps(source: Source) -> list[Finding]:
-    """Category ids between the smallest and the largest that are not used."""
+    """Find unused category ids between the smallest and the largest id."""
     ids = sorted(source.raw.category_ids)
     missing = [
         str(each) for low, high in zip(ids, ids[1:], strict=False) for each in range(low + 1, min(high, low + 99))
@@ -119,7 +119,7 @@ def find_category_gaps(source: Source) -> list[Finding]:
 
 
 def likeness(first: str, second: str) -> str:
-    """Why two names may be the same class. Empty if they are not similar.
+    """The reason why two names may mean the same class; empty if they are not similar.
 
     Names that differ only in numbers (class_1, class_2) are not similar.
 
@@ -147,7 +147,7 @@ def plain(name: str) -> str:
 
 
 def edit_distance(first: str, second: str) -> int:
-    """Number of insertions, deletions, substitutions and swaps of neighbours that turn one word into the other.
+    """Number of insertions, deletions, substitutions and swaps of neighbors that turn one word into the other.
 
     >>> edit_distance("giraffe", "girafe"), edit_distance("horse", "hosre"), edit_distance("cat", "dog")
     (1, 1, 3)

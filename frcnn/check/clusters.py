@@ -11,7 +11,7 @@ def cluster_shapes(sides: np.ndarray, *, num_sizes: int, num_ratios: int) -> tup
     """Find sizes and ratios whose combinations fit the boxes.
 
     1. Start with quantiles of the sizes and of the ratios.
-    2. Assign each box to the combination of size and ratio with the highest IoU, with both boxes at the same centre.
+    2. Assign each box to the combination of size and ratio with the highest IoU, with both boxes at the same center.
     3. Set each size to the geometric mean of the sizes of its boxes, and each ratio to that of their ratios. Sizes and
        ratios without boxes stay unchanged.
     4. Repeat from 2 until the assignment is stable. Return the round with the highest mean IoU.
@@ -51,7 +51,7 @@ def shapes_of(sizes: np.ndarray, ratios: np.ndarray) -> np.ndarray:
 
 
 def centred_iou(sides: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """IoU of boxes (N, 2) with shapes (S, 2), given by width and height, at the same centre: (N, S)."""
+    """IoU of boxes (N, 2) with shapes (S, 2), given by width and height, at the same center: (N, S)."""
     shared = np.minimum(sides[:, None], shapes).prod(axis=2)
     return shared / (sides.prod(axis=1)[:, None] + shapes.prod(axis=1) - shared)
 

@@ -13,7 +13,7 @@ CLEAR = 0.9
 
 
 def guess_coordinates(source: Source, faults: BoxFaults) -> list[Finding]:
-    """A finding if the written coordinates contradict the convention of their format.
+    """Find out whether the written coordinates contradict the convention of their format.
 
     The box of an object cut by the border ends at the border. Whether such boxes start at 0 or 1, and end at the width
     or one pixel before it, shows the convention. An estimate requires at least 8 boxes at these two positions, of which
@@ -37,19 +37,19 @@ def guess_coordinates(source: Source, faults: BoxFaults) -> list[Finding]:
 
 def _voc_claim(first: int | None, last: int | None) -> str:
     if first == 0 and last == -1:
-        return "pixels seem to count from 0; add 1 to all four coordinates, else boxes lie a pixel too far up and left"
+        return "coordinates seem to start at 0; add 1 to all four, otherwise boxes lie a pixel too far up and left"
     if first == 0 and last == 0:
-        return "boxes seem to be edges from 0 to the width; add 1 to xmin and ymin, else boxes are a pixel too large"
+        return "coordinates seem to be edges from 0 to the width; add 1 to xmin and ymin, else boxes are too large"
     if first == 0:
-        return "pixels seem to count from 0, VOC counts from 1; boxes may lie a pixel too far up and left"
+        return "coordinates seem to start at 0, but VOC starts at 1; boxes may lie a pixel too far up and left"
     return ""
 
 
 def _coco_claim(first: int | None, last: int | None) -> str:
     if first == 1:
-        return "pixels seem to count from 1, COCO counts from 0; subtract 1 from x and y"
+        return "coordinates seem to start at 1, but COCO starts at 0; subtract 1 from x and y"
     if last == -1 and first == 0:
-        return "w and h seem to be differences of whole pixels; add 1 to both, else boxes are a pixel too small"
+        return "w and h seem to be differences of whole pixels; add 1 to both, otherwise boxes are a pixel too small"
     return ""
 
 

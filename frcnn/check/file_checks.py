@@ -27,7 +27,7 @@ FAULTS = {
 
 
 def find_in_annotation(source: Source) -> list[Finding]:
-    """Faults that the reader of the annotations found."""
+    """Report the faults that the reader of the annotations found."""
     examples: dict[str, list[Example]] = {}
     for fault in source.raw.faults:
         if fault.kind in FAULTS:
@@ -36,7 +36,7 @@ def find_in_annotation(source: Source) -> list[Finding]:
 
 
 def find_in_images(source: Source) -> list[Finding]:
-    """Files that cannot be read, do not match their annotation, or have an unusual pixel format."""
+    """Find files that cannot be read, do not match their annotation, or have an unusual pixel format."""
     facts = {row: each for row, each in enumerate(source.facts) if each is not None}
     findings = []
     for fault in ("missing", "truncated", "unreadable"):
@@ -79,7 +79,7 @@ def _find_other_sizes(source: Source) -> list[Finding]:
 
 
 def find_without_objects(source: Source, faults: BoxFaults, class_names: Sequence[str]) -> list[Finding]:
-    """Images without a usable box of the classes, and sources in which most or all images are such."""
+    """Find images without a usable box of the classes, and sources that consist mostly or only of them."""
     used = source.raw.objects.rows[faults.is_usable & (labels_of(source.raw, class_names) > 0)]
     counts = np.bincount(used[used >= 0], minlength=len(source.raw.images))
     rows = np.flatnonzero(counts == 0).tolist()
@@ -93,9 +93,9 @@ def find_without_objects(source: Source, faults: BoxFaults, class_names: Sequenc
 
 
 def find_repeated_images(sources: Sequence[Source]) -> list[Finding]:
-    """Images that occur more than once, compared by `identity`.
+    """Find images that occur more than once, compared by `identity`.
 
-    Images of val that are also in train are findings of val. Other duplicates are findings of the split that contains
+    An image of val that is also in train is reported for val. Other duplicates are reported for the split that contains
     them twice.
     """
     first: dict[str, dict[object, tuple[Source, int]]] = {"train": {}, "val": {}}
@@ -120,7 +120,7 @@ def find_repeated_images(sources: Sequence[Source]) -> list[Finding]:
 def identity(source: Source, row: int) -> object:
     """A key that is equal for duplicates of an image: the hash of its pixels, or its path if it was not read.
 
-    None if the image cannot be read or has a single colour.
+    None if the image cannot be read or has a single color.
     """
     facts, path = source.facts[row], source.raw.images[row].path
     if facts is not None:
@@ -136,7 +136,7 @@ def _same_as(source: Source, row: int, other: Source, other_row: int) -> str:
 
 
 def find_lookalikes(sources: Sequence[Source]) -> list[Finding]:
-    """Images of val whose thumbnail is similar to one of train, although their pixels differ."""
+    """Find images of val with different pixels but a similar thumbnail to an image of train."""
     train = [(source, *item) for source in sources if source.split == "train" for item in _thumbnails(source).items()]
     if not train:
         return []

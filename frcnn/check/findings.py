@@ -67,12 +67,12 @@ KINDS: dict[str, Kind] = {
         "rotate the pixels and remove the EXIF tag, or annotate them again",
     ),
     "image-turned": Kind("note", "image(s) with EXIF rotation", "they are rotated when read, as annotated"),
-    "image-grey": Kind("note", "grey image(s)", "read as RGB"),
+    "image-grey": Kind("note", "gray image(s)", "read as RGB"),
     "image-16-bit": Kind("note", "16-bit image(s)", "read with 8 bits, the range 0..65535 scaled to 0..255"),
     "image-palette": Kind("note", "image(s) with a palette", "read as RGB"),
-    "image-cmyk": Kind("note", "CMYK image(s)", "read as RGB without their colour profile"),
+    "image-cmyk": Kind("note", "CMYK image(s)", "read as RGB without their color profile"),
     "image-alpha": Kind("note", "image(s) with an alpha channel", "the channel is dropped"),
-    "image-one-colour": Kind("warning", "image(s) of a single colour", "probably a failed export"),
+    "image-one-colour": Kind("warning", "image(s) of a single color", "probably a failed export"),
     "image-without-objects": Kind("note", "image(s) without objects", "background, unless data.empty drops them"),
     "mostly-without-objects": Kind(
         "warning", "source(s) in which most images have no objects", "check that this is intended"
@@ -81,8 +81,8 @@ KINDS: dict[str, Kind] = {
     "image-twice": Kind("warning", "image(s) with the same content as an earlier one"),
     "image-in-train-and-val": Kind("error", "image(s) of val that are also in train", "metrics will be too high"),
     "image-nearly-in-train": Kind("note", "image(s) of val similar to one in train", "check whether they are the same"),
-    "anchors-miss": Kind("note", "box(es) in train without an anchor of rpn.iou_negative or more"),
-    "anchors-unfit": Kind("warning", "split(s) whose boxes the anchors fit badly", "use the suggested anchors"),
+    "anchors-miss": Kind("note", "box(es) in train without an anchor with IoU >= rpn.iou_negative"),
+    "anchors-unfit": Kind("warning", "split(s) whose boxes the anchors do not fit", "use the suggested anchors"),
 }
 
 
@@ -149,10 +149,10 @@ def findings_of(kind: str, split: str, examples: Sequence[Example], source: Sour
 
 
 def about_objects(kind: str, source: Source, notes: Mapping[int, str]) -> list[Finding]:
-    """A finding about objects of a source, or nothing.
+    """A list with one finding about objects of a source, or an empty list without notes.
 
     Args:
-        notes: a text for each column of `raw.objects` in question.
+        notes: a text for each affected column of `raw.objects`.
     """
     rows = source.raw.objects.rows
     examples = [
@@ -162,10 +162,10 @@ def about_objects(kind: str, source: Source, notes: Mapping[int, str]) -> list[F
 
 
 def about_images(kind: str, source: Source, notes: Mapping[int, str]) -> list[Finding]:
-    """A finding about images of a source, or nothing.
+    """A list with one finding about images of a source, or an empty list without notes.
 
     Args:
-        notes: a text, which may be empty, for the row of each image in question.
+        notes: a text, which may be empty, for the row of each affected image.
     """
     examples = [Example(source.title(row) + (f": {note}" if note else ""), row) for row, note in notes.items()]
     return findings_of(kind, source.split, examples, source)

@@ -1,4 +1,4 @@
-"""A check as text and as plain data."""
+"""Format the results of a check as text and as plain data."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -14,7 +14,7 @@ from frcnn.data.images import decode_image
 from frcnn.errors import DataError
 
 THUMBNAIL = 16
-"""Side of the grey thumbnail that is used to find similar images."""
+"""Side of the gray thumbnail that is used to find similar images."""
 
 
 class ImageFacts(NamedTuple):
@@ -36,7 +36,7 @@ class ImageFacts(NamedTuple):
     """Hash of the decoded pixels and the size."""
     file_hash: bytes = b""
     thumbnail: np.ndarray | None = None
-    """(THUMBNAIL ** 2,) uint8 grey."""
+    """(THUMBNAIL ** 2,) uint8 gray."""
 
 
 def read_facts(paths: Sequence[Path | None], *, workers: int) -> list[ImageFacts | None]:
@@ -78,7 +78,7 @@ def inspect_image(path: Path) -> ImageFacts:
 
 
 def _thumbnail(pixels: Tensor) -> np.ndarray:
-    """Grey means of a grid over the image, (THUMBNAIL ** 2,) uint8. Each cell averages 3 x 3 sampled pixels."""
+    """Gray means of a grid over the image, (THUMBNAIL ** 2,) uint8. Each cell averages 3 x 3 sampled pixels."""
     height, width = pixels.shape[1:]
     rows = np.linspace(0, height - 1, 3 * THUMBNAIL).round().astype(int)
     columns = np.linspace(0, width - 1, 3 * THUMBNAIL).round().astype(int)

@@ -1,4 +1,4 @@
-"""Pictures of findings: each image with the boxes in question."""
+"""Pictures of findings: each image with the affected boxes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ def draw_findings(findings: Sequence[Finding], *, most: int) -> Iterator[tuple[s
     Findings that are not about images, and images that cannot be read, are skipped.
 
     Args:
-        most: pictures per finding.
+        most: maximum number of pictures for each finding.
     """
     for finding in findings:
         if finding.source is None:
@@ -40,9 +40,9 @@ def draw_findings(findings: Sequence[Finding], *, most: int) -> Iterator[tuple[s
 
 
 def draw_cases(finding: Finding, row: int, examples: Sequence[Example]) -> Image.Image | None:
-    """Draw one image: boxes of the examples in the colour of their severity, other boxes thin and white.
+    """Draw one image: boxes of the examples in the color of their severity, other boxes thin and white.
 
-    Tiny boxes of the examples are ringed. Boxes that extend beyond the image are drawn on a grey margin, up to its
+    Tiny boxes of the examples are ringed. Boxes that extend beyond the image are drawn on a gray margin, up to its
     edge. Returns None if the image cannot be read.
     """
     source = finding.source

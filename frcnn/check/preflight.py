@@ -13,7 +13,7 @@ from frcnn.errors import DataError
 SAMPLED_IMAGES = 8
 """Number of image files to read from each split."""
 SECONDS = 2.0
-"""Time after which no further file is read."""
+"""Time in seconds after which no more files are read."""
 MOST_BOXES = 50_000
 """Larger sets are subsampled at even steps to at most this number of boxes."""
 MANY_SKIPPED = 0.05
@@ -91,7 +91,7 @@ def _read_sample(dataset: DetectionDataset, *, until: float) -> tuple[int, list[
 
 
 def _judge_anchors(train_set: DetectionDataset, anchors: AnchorSettings) -> tuple[str, list[str]]:
-    """The recall for the line of facts, and a warning if the anchors are unfit."""
+    """The recall for the line of facts, and a warning if the anchors do not fit."""
     truth = truth_of_dataset(train_set)
     step = max(1, -(-len(truth.boxes) // MOST_BOXES))
     if not len(truth.boxes):

@@ -12,7 +12,7 @@ from frcnn.check.run_checks import Check
 from frcnn.data.formats.columns import labels_of
 
 MOST_LEAKED = 0.5
-"""Maximum share of train to remove because val has the same images. Above it, the sets are equal on purpose."""
+"""Maximum share of train to remove because val has the same images. Above it, the sets are equal intentionally."""
 
 
 @dataclass
@@ -139,7 +139,7 @@ def _swap_shift(source: Source, number: int) -> np.ndarray:
 
 
 def _inside(box: np.ndarray, bound: tuple[float, float], *, shift: np.ndarray) -> tuple[list[float], bool]:
-    """Order the corners of a box and clip it to an image of (width, height). Returns it and whether it was swapped."""
+    """Order the corners of a box and clip it to (width, height); returns it, and whether corners were swapped."""
     near, far = box[:2].copy(), box[2:].copy()
     is_swapped = far < near
     near[is_swapped], far[is_swapped] = (far - shift)[is_swapped], (near + shift)[is_swapped]

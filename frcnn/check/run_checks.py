@@ -35,7 +35,7 @@ class Check:
 
     sources: list[Source]
     faults: list[BoxFaults]
-    """One per source."""
+    """The faults of the boxes of each source."""
     class_names: list[str]
     has_given_classes: bool
     """Whether the config or a file declares the classes. If False, they are the names found in the annotations."""
@@ -44,11 +44,11 @@ class Check:
     counts: dict[str, ClassCounts]
     """By split."""
     findings: list[Finding]
-    """The most severe first."""
+    """All findings, most severe first."""
     histograms: dict[str, dict[str, Any]]
-    """By split, see `statistics.histograms`."""
+    """Histograms by split, see `statistics.histograms`."""
     fits: dict[str, AnchorFit]
-    """By split, at the image sizes of training (train) and evaluation (val). A split without boxes is missing."""
+    """Fits by split, at the image sizes of training (train) and evaluation (val). A split without boxes is missing."""
     suggestion: Suggestion | None = None
     seconds: float = field(default=0.0)
 
@@ -68,7 +68,7 @@ def check_sources(
     """Run all checks.
 
     Args:
-        sources: with the facts about their image files, as far as these were read.
+        sources: sources with facts about the image files that were read.
         class_names: K names in label order.
         has_given_classes, is_filter: see `Check`.
         findings: earlier findings to include.

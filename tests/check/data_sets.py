@@ -15,13 +15,13 @@ EDGES = {"xmin": 0, "ymin": 1, "xmax": 2, "ymax": 3}
 
 
 def noise(seed, height=HEIGHT, width=WIDTH):
-    """Blocks of random colours, (H, W, 3) uint8."""
+    """Blocks of random colors, (H, W, 3) uint8."""
     coarse = np.random.default_rng(seed).integers(0, 256, size=(6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST))
 
 
 def xml_of(objects, height=HEIGHT, width=WIDTH):
-    """A VOC annotation of (name, (xmin, ymin, xmax, ymax)) objects. It has no size if `height` is None."""
+    """A VOC annotation with (name, (xmin, ymin, xmax, ymax)) objects. It has no size if `height` is None."""
     body = "".join(
         f"<object><name>{name}</name><bndbox>"
         + "".join(f"<{edge}>{box[place]}</{edge}>" for edge, place in EDGES.items())

@@ -31,7 +31,7 @@ def check(settings, **options):
 
 
 def found(result):
-    """Texts of all cases by (kind, split)."""
+    """The texts of all cases, by (kind, split)."""
     cases = {}
     for finding in result.findings:
         cases.setdefault((finding.kind, finding.split), []).extend(each.text for each in finding.examples)
@@ -255,11 +255,11 @@ def guess(tmp_path, boxes):
 def test_zero_based_coordinates_are_found(tmp_path):
     boxes = [(0, 10, 30, 60), (40, 0, 90, 50), (60, 30, WIDTH - 1, 70), (60, 30, 100, HEIGHT - 1)]
     text = guess(tmp_path, 4 * boxes)
-    assert "pixels seem to count from 0" in text and "8 boxes start at 0 and 0 at 1" in text
+    assert "coordinates seem to start at 0" in text and "8 boxes start at 0 and 0 at 1" in text
 
 
 def test_edges_instead_of_pixels_are_found(tmp_path):
-    assert "boxes seem to be edges from 0 to the width" in guess(tmp_path, 4 * [(0, 0, WIDTH, 50), (10, 0, 60, HEIGHT)])
+    assert "coordinates seem to be edges from 0" in guess(tmp_path, 4 * [(0, 0, WIDTH, 50), (10, 0, 60, HEIGHT)])
 
 
 def test_coordinates_need_enough_evidence(tmp_path):
@@ -273,7 +273,7 @@ def test_one_based_coco_is_found(tmp_path):
     for number in range(12):
         coco.annotate(number + 1, [1, 55, 30, 30])
     (text,) = found(check(coco.settings()))["coordinates", "train"]
-    assert "pixels seem to count from 1, COCO counts from 0" in text
+    assert "coordinates seem to start at 1, but COCO starts at 0" in text
 
 
 def test_files_that_are_not_read_are_compared_by_path(tmp_path):
