@@ -1,4 +1,4 @@
-"""Analyse the detector of a config."""
+"""Analyze the detector of a config."""
 
 from collections import defaultdict
 from typing import Any
@@ -30,7 +30,7 @@ def analyze(
 
     Args:
         num_classes: K.
-        size: (height, width) of the images; None takes the size used in evaluation.
+        size: (height, width) of the images; None uses the size of evaluation.
         batch: number of images.
         objects: number of objects per image, which has almost no effect.
 

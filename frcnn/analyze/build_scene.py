@@ -10,15 +10,15 @@ from frcnn.data.dataset import DetectionDataset
 from frcnn.errors import ConfigError, DataError
 
 FILLED_IN = ("data.train.format=shapes", "data.val.format=shapes", "train.epochs=1")
-"""Overrides that complete a base config, which names neither data nor the length of training."""
+"""Overrides that complete a base config, which specifies neither data nor the length of training."""
 DEFAULT_CLASSES = 90
-"""If neither the config nor its data tell: the number of classes of torchvision's detectors."""
+"""Number of classes if neither the config nor its data specify it: that of torchvision's detectors."""
 
 
 def read_config(path: Path, overrides: Sequence[str]) -> tuple[Config, bool]:
-    """Read a config and return it with a flag that tells whether it names data.
+    """Read a config, and return it with a flag that is True if it specifies data.
 
-    Data of a config that names none, such as those in configs/base, are drawn shapes.
+    Configs without data, such as the files in configs/base, use drawn shapes.
 
     Raises:
         ConfigError: as `load_config`.
@@ -36,7 +36,7 @@ def read_config(path: Path, overrides: Sequence[str]) -> tuple[Config, bool]:
 def scene_settings(
     config: Config, *, num_classes: int, size: tuple[int, int] | None, batch: int, objects: int | None
 ) -> SceneSettings:
-    """Settings of a scene for the detector of a config; without `size`, images have their size in evaluation."""
+    """Settings of a scene for the detector of a config; without `size`, images have the size of evaluation."""
     short_side, long_side = config.data.test_sides
     return SceneSettings(
         size=size,

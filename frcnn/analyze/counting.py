@@ -90,7 +90,7 @@ def _bag(table: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> int:
 
 
 def _roi_align(features, rois, scale, height, width, ratio, aligned, *, out_val: Tensor) -> int:
-    """Four neighbours per sample. Adaptive sampling, with an unknown number of samples, counts as one per bin."""
+    """Four neighbors per sample. Adaptive sampling, with an unknown number of samples, counts as one per bin."""
     return 2 * 4 * max(1, ratio) ** 2 * out_val.numel()
 
 

@@ -20,10 +20,10 @@ SMALLEST_BOX, LARGEST_SHARE = 12.0, 0.6
 
 
 class Scene(NamedTuple):
-    """One batch in the forms of both sides."""
+    """One batch, in the formats of both sides."""
 
     batch: Batch
-    """The form of our side."""
+    """The batch of our detector."""
     images: list[Tensor]
     """For peers: (3, h, w) float32 in 0..255, in the network's order of channels, without padding."""
     targets: list[dict[str, Tensor]]
@@ -50,7 +50,7 @@ class SceneSettings(NamedTuple):
     long_side: int
     batch: int
     objects: int | None
-    """Number of generated objects per image; None takes the objects of the images."""
+    """Number of generated objects per image; None uses the objects of the images."""
     num_classes: int
     channels: str
     """"rgb" or "bgr"."""

@@ -20,7 +20,7 @@ STAGES = (
     "optimiser",
     "other",
 )
-"""In the order of a step. `other` is everything outside the stages, such as the accumulation of gradients."""
+"""Stages in the order of a step. `other` is everything outside the stages, such as the accumulation of gradients."""
 
 Point = tuple[Any, str, str]
 """An object, the name of one of its methods or functions, and the stage of that function."""
@@ -38,7 +38,7 @@ def wrapped(points: Sequence[Point], around: Callable[[str], AbstractContextMana
 
 
 def our_points(model: Any) -> list[Point]:
-    """All parts of our detector; the optimiser is not included."""
+    """All parts of our detector; the optimizer is not included."""
     return [
         (model, "normalise", "normalise"),
         (model.backbone.body, "forward", "backbone"),

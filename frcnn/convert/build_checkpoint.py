@@ -52,16 +52,16 @@ def import_checkpoint(
 ) -> Imported:
     """Build a checkpoint from a file of another program.
 
-    1. Recognise the program, rename the tensors and reorder their rows.
+    1. Recognize the program, rename the tensors and reorder their rows.
     2. Find the class names.
     3. Combine the base config of the program, the settings in the file, the location of the data and the overrides.
     4. Build the detector of that config and require that names and shapes of all tensors match.
 
     Args:
         content: the content of the file, see `read_weight_file`.
-        path: of the file, for messages; the names of published files also determine some settings.
+        path: path of the file, for messages; the names of published files also determine some settings.
         like: name of a base config; None chooses it by the tensors.
-        class_names: in the order of the outputs, without background; None takes the names in the file or a known list.
+        class_names: names in the order of the outputs, without background; None uses those in the file or a known list.
         overrides: key=value; they take precedence over the file.
 
     Raises:
@@ -100,10 +100,10 @@ def import_checkpoint(
 
 
 def export_checkpoint(checkpoint: Mapping[str, Any], *, path: Path) -> tuple[StateDict, list[str]]:
-    """Build a state dict for torchvision, and notes on how to build the model for it.
+    """Build a state dict for torchvision, and describe how to build the model for it.
 
-    Deltas of background are those of the torchvision file from which the checkpoint was converted, otherwise 0.
-    Counters of batch norm are included if that file had them.
+    If the checkpoint was converted from a torchvision file, the background deltas are taken from it, and counters of
+    batch norm are included if it had them. Otherwise the deltas are 0.
 
     Raises:
         CheckpointError: torchvision does not support the detector.
@@ -164,8 +164,8 @@ def _check_ratios(conversion: Conversion, config: Config) -> None:
     count = len(config.model.anchors.ratios)
     if conversion.num_ratios not in (None, count):
         raise CheckpointError(
-            f"model.anchors.ratios has {count} entries; files of {conversion.program} can be converted with "
-            f"{conversion.num_ratios} ratios only, because their order of anchors is known for no other number"
+            f"model.anchors.ratios has {count} entries; files of {conversion.program} can be converted only "
+            f"with {conversion.num_ratios} ratios, because the order of their anchors is known only for this number"
         )
 
 

@@ -49,7 +49,7 @@ def find_classes(num_classes: int, names: Sequence[str] | None) -> ClassList:
 
     Args:
         num_classes: K, without background.
-        names: from the user or the file; None takes the names of COCO for K = 80 and 90, and of VOC for K = 20.
+        names: names from the user or the file; None uses the names of COCO for K = 80 and 90, and of VOC for K = 20.
 
     Raises:
         CheckpointError: the number of names is not K, a name is duplicated, or names is None for another K.

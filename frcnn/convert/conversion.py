@@ -33,7 +33,7 @@ class Conversion(NamedTuple):
     unused: StateDict = {}
     """Tensors of the file that only an export needs."""
     class_names: list[str] | None = None
-    """From the file; None if it has none."""
+    """Class names in the file; None if it has none."""
     train_source: dict[str, dict[str, str]] = {}
     """Dataset -> keys of data.train that reproduce how the program reads it."""
     num_ratios: int | None = None
@@ -117,7 +117,7 @@ def ratios_slowest(rows: Tensor, *, num_ratios: int, rows_per_anchor: int) -> Te
 
 
 def pairs_together(rows: Tensor) -> Tensor:
-    """(2 k, ...): k rows of background, then k of object -> pairs of background and object for each anchor."""
+    """(2 k, ...): k background rows, then k object rows -> pairs of background and object for each anchor."""
     return rows.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 

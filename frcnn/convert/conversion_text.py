@@ -37,7 +37,7 @@ def describe_import(imported: Imported, *, path: Path) -> str:
     named = ["first to last: " + shorten(classes.names)]
     if classes.is_assumed:
         known = {"coco": "COCO", "voc": "Pascal VOC"}[classes.dataset or "coco"]
-        named.append(f"assumed to be the classes of {known} because of their number; --classes sets others")
+        named.append(f"assumed to be the classes of {known} because of their number; use --classes to set others")
     lines += _section("classes", named)
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Recognise the program that wrote a file."""
+"""Recognize the program that wrote a file."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ FORMATS: tuple[Format, ...] = (from_torchvision, from_detectron2, from_simple, f
 
 
 def find_conversion(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Recognise the program by the names of the tensors, and convert the tensors.
+    """Recognize the program by the names of the tensors, and convert the tensors.
 
     Args:
         state: the tensors of the file, at least one.

@@ -57,14 +57,14 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Rename tensors, move the row of background, and reorder anchors.
+    """Rename tensors, move the background row, and reorder anchors.
 
     Args:
-        state: with Detectron2's names.
+        state: the tensors with Detectron2's names.
         content, file_name: not used.
 
     Raises:
-        CheckpointError: unknown layers, or anchors with another number of ratios than three.
+        CheckpointError: unknown layers, or a number of anchor ratios other than three.
     """
     renamed, skipped = rename(state, RULES, skip=SKIP)
     name = find_resnet(renamed)
@@ -76,7 +76,7 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
         else "dc5"
     )
     settings: dict[str, Any] = {"model.backbone.name": name}
-    changes = ["roi_heads.box_predictor.cls_score: the row of background is moved from last to first"]
+    changes = ["roi_heads.box_predictor.cls_score: the background row is moved from last to first"]
     change_rows(renamed, CLASSES, background_first)
 
     num_anchors = len(state[f"{OBJECTNESS}.weight"])
@@ -103,7 +103,7 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
     else:
         like = f"detectron2_{'resnet50' if name == 'resnet50' else 'resnet101'}_{family}"
         changes.append(
-            "the tensors do not tell which convolutions have strides: model.backbone.stride_in_1x1 is as in the zoo"
+            "the tensors do not show which convolutions have strides; model.backbone.stride_in_1x1 is set as in the zoo"
         )
     return Conversion(
         program=PROGRAM,

@@ -1,6 +1,6 @@
 """Checkpoints of jwyang's faster-rcnn.pytorch: VGG16 and ResNet.
 
-The RPN has k logits of background followed by k of object; ours are pairs. The box layer also has deltas of background,
+The RPN has k background logits followed by k object logits; ours are pairs. The box layer also has background deltas,
 which are not trained.
 """
 
@@ -50,10 +50,10 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Rename tensors, pair the RPN's logits, and remove the deltas of background.
+    """Rename tensors, pair the RPN's logits, and remove the background deltas.
 
     Args:
-        state: with the program's names.
+        state: the tensors with the program's names.
         content: the whole content of the file, with `pooling_mode` and `class_agnostic`.
         file_name: not used.
 
@@ -65,7 +65,7 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
     is_vgg = first is not None and tuple(first.shape[2:]) == (3, 3)
     renamed, skipped = rename(state, VGG_RULES if is_vgg else RESNET_RULES, skip={})
     settings: dict[str, Any] = {} if is_vgg else {"model.backbone.name": find_resnet(renamed)}
-    changes = ["RCNN_rpn.RPN_cls_score: k logits of background and k of object are reordered to k pairs"]
+    changes = ["RCNN_rpn.RPN_cls_score: k background logits and k object logits are reordered to k pairs"]
     change_rows(renamed, RPN_OBJECTNESS, pairs_together)
 
     mode = entries.get("pooling_mode")
@@ -83,7 +83,7 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
         settings["model.roi.class_agnostic"] = True
     else:
         change_rows(renamed, DELTAS, without_background)
-        changes.append("RCNN_bbox_pred: the 4 rows of background are removed")
+        changes.append("RCNN_bbox_pred: the 4 background rows are removed")
     num_anchors = len(state.get("RCNN_rpn.RPN_bbox_pred.bias", ())) // 4
     if num_anchors not in SIZES:
         raise CheckpointError(f"RCNN_rpn.RPN_bbox_pred has {num_anchors} anchors per position, expected 9 or 12")

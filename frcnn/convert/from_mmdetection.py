@@ -52,10 +52,10 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Rename tensors, and move the row of background.
+    """Rename tensors, and move the background row.
 
     Args:
-        state: with mmdetection's names.
+        state: the tensors with mmdetection's names.
         content: the whole content of the file; `meta` has the class names and the config as text.
         file_name: not used.
     """
@@ -75,10 +75,10 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
         ]
         if not is_agnostic:
             change_rows(renamed, DELTAS, without_background)
-            changes.append("bbox_head.fc_reg: the 4 rows of background are removed")
+            changes.append("bbox_head.fc_reg: the 4 background rows are removed")
     else:
         change_rows(renamed, CLASSES, background_first)
-        changes = ["roi_head.bbox_head.fc_cls: the row of background is moved from last to first"]
+        changes = ["roi_head.bbox_head.fc_cls: the background row is moved from last to first"]
     pixels = _pixel_settings(meta)
     if pixels is None:
         changes.append("the file has no preprocessing; the base config sets data.channels, data.mean and data.std")

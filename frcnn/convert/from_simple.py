@@ -1,6 +1,6 @@
 """Checkpoints of simple-faster-rcnn-pytorch (chenyuntc): VGG16.
 
-Its boxes have y before x, so deltas are (dy, dx, dh, dw). It also has deltas of background, which are not trained.
+Its boxes have y before x, so deltas are (dy, dx, dh, dw). It also has background deltas, which are not trained.
 """
 
 import re
@@ -37,13 +37,13 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Rename tensors, swap x and y, and remove the deltas of background.
+    """Rename tensors, swap x and y, and remove the background deltas.
 
     Args:
-        state: with the program's names.
-        content: the whole content of the file. Its `config` tells whether training started from Caffe's or
+        state: the tensors with the program's names.
+        content: the whole content of the file. Its `config` shows whether training started from Caffe's or
             torchvision's VGG16, which determines the preprocessing.
-        file_name: tells the same if there is no config.
+        file_name: used instead if there is no config.
     """
     renamed, skipped = rename(state, RULES, skip=SKIP)
     for layer in (RPN_DELTAS, DELTAS):
@@ -51,7 +51,7 @@ def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Con
     change_rows(renamed, DELTAS, without_background)
     changes = [
         "rpn.loc, head.cls_loc: (dy, dx, dh, dw) are reordered to (dx, dy, dw, dh)",
-        "head.cls_loc: the 4 rows of background are removed",
+        "head.cls_loc: the 4 background rows are removed",
     ]
     config = content.get("config") if isinstance(content, Mapping) else None
     is_caffe = config.get("caffe_pretrain") if isinstance(config, Mapping) else None

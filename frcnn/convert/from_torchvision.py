@@ -1,6 +1,6 @@
 """Detectors of torchvision: fasterrcnn_resnet50_fpn and _v2, other ResNets with FPN, MobileNetV3-large.
 
-Besides names there is one difference: torchvision also has deltas of background, which are neither trained nor read.
+Besides names there is one difference: torchvision also has background deltas, which are neither trained nor read.
 They are saved in the checkpoint, so that an export reproduces the file.
 """
 
@@ -53,19 +53,19 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], content: Any, *, file_name: str) -> Conversion:
-    """Rename tensors, and remove the deltas of background.
+    """Rename tensors, and remove the background deltas.
 
     Args:
         state: torchvision's state dict.
         content: not used, because torchvision saves only a state dict.
-        file_name: of a published file, determines the eps of batch norm and the size of images.
+        file_name: the name of a published file determines the eps of batch norm and the size of images.
     """
     renamed, skipped = rename(state, RULES, skip=SKIP)
     unused: StateDict = {
         name: state[name][:4].clone() for name in (f"{BOX_DELTAS}.weight", f"{BOX_DELTAS}.bias") if name in state
     }
     change_rows(renamed, DELTAS, without_background)
-    changes = [f"{BOX_DELTAS}: the 4 rows of background are removed, and saved for an export"]
+    changes = [f"{BOX_DELTAS}: the 4 background rows are removed, and saved for an export"]
     settings: dict[str, Any] = {}
     is_mobilenet = any(name.startswith("backbone.body.features.") for name in renamed)
     if is_mobilenet:

@@ -1,4 +1,4 @@
-"""Recognise the ResNet of a state dict."""
+"""Recognize the ResNet of a state dict."""
 
 import re
 from collections.abc import Mapping

@@ -32,11 +32,11 @@ BUILDERS = {
 
 
 def to_torchvision(model: Mapping[str, Tensor], *, unused: Mapping[str, Tensor], with_counters: bool) -> StateDict:
-    """Rename our state dict to torchvision's names, and add deltas of background.
+    """Rename our state dict to torchvision's names, and add background deltas.
 
     Args:
         model: state dict of a detector that passes `require_supported`.
-        unused: the deltas of background that were removed on import; if empty, they are 0.
+        unused: the background deltas that were removed on import; if empty, they are 0.
         with_counters: keep the counters of batch norm. torchvision loads both forms.
     """
     rules = TWO_FC_RULES

@@ -49,7 +49,7 @@ def test_box_head_operations():
 
 
 def test_roi_pooling_operations():
-    """A region has 49 bins of 2 x 2 samples with 4 neighbours each, and 256 channels."""
+    """A region has 49 bins of 2 x 2 samples with 4 neighbors each, and 256 channels."""
     row = small(SINGLE)["parts"]["roi pooling"]
     assert row["train_forward"] == 2 * 2 * 16 * 49 * 16 * 256
     assert row["train_backward"] == row["train_forward"]
@@ -72,7 +72,7 @@ def test_twice_the_images_are_twice_the_work():
 
 
 def test_parameters_match_torchvisions_model():
-    """Except for the deltas of background: 4 rows with 1024 weights and a bias each."""
+    """Except for the background deltas: 4 rows with 1024 weights and a bias each."""
     config, _ = read_config(CONFIGS / "base/torchvision_resnet50_fpn.yaml", [])
     ours = analyze(config, num_classes=90, size=(64, 64), batch=1)["total"]
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)

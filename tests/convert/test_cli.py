@@ -32,7 +32,7 @@ def test_convert_predict_and_back(weights, tmp_path, capsys, monkeypatch):
     assert "torchvision, 2 classes; converted as torchvision_mobilenet_v3_large_fpn" in printed
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.split()}
     assert rows["body"][0] == "308" and rows["predictor"] == ["4", f"{1024 * (3 + 8) + 3 + 8:,}"]
-    assert "the 4 rows of background are removed" in printed and f"written to {out}" in printed
+    assert "the 4 background rows are removed" in printed and f"written to {out}" in printed
     assert load_checkpoint(out)["class_names"] == ["cat", "traffic light"]
 
     image = tmp_path / "noise.png"

@@ -1,4 +1,4 @@
-"""Whole detectors of each program, by names and shapes alone, are recognised, renamed and fit the base config."""
+"""Whole detectors of each program, by names and shapes alone, are recognized, renamed and fit the base config."""
 
 from pathlib import Path
 

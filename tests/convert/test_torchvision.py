@@ -100,7 +100,7 @@ def test_every_part_has_the_same_outputs(peer):
 
 
 def test_torchvision_loads_an_exported_detector(peer):
-    """Without a source, deltas of background are 0 and there are no counters; torchvision loads it strictly."""
+    """Without a source, background deltas are 0 and there are no counters; torchvision loads it strictly."""
     model, _ = peer
     checkpoint = load(model.state_dict()).checkpoint
     del checkpoint["source"]
