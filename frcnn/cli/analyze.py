@@ -1,4 +1,4 @@
-"""Analyse a detector: `frcnn analyze CONFIG [key=value ...]`, or `python tools/analyze.py ...`."""
+"""Analyze a detector: `frcnn analyze CONFIG [key=value ...]`, or `python tools/analyze.py ...`."""
 
 import argparse
 from collections.abc import Sequence

@@ -26,8 +26,8 @@ examples:
   frcnn check-data mine.yaml --pictures wrong --fix cleaned
 
 exit status:
-  0 no error and no warning was found (there may be notes), 1 an error or a warning was found, 2 the arguments, the
-  config or the data cannot be used. With --fail-on error, warnings do not count; with --fail-on note, notes count too.
+  0 no error or warning was found (there may be notes), 1 at least one error or warning was found, 2 the arguments,
+  the config or the data cannot be used. With --fail-on error, warnings do not count; with --fail-on note, notes count.
 
 cleaned annotations:
   --fix OUT writes cleaned annotations to the new folder OUT. The original files do not change. Images are not copied;

@@ -22,7 +22,7 @@ examples:
   frcnn convert fasterrcnn_mobilenet.pth --like torchvision_mobilenet_v3_large_320_fpn
   frcnn convert runs/mine --to torchvision --out mine.pth
 
-Files of torchvision, Detectron2, simple-faster-rcnn, jwyang's faster-rcnn.pytorch and mmdetection are recognised by the
+Files of torchvision, Detectron2, simple-faster-rcnn, jwyang's faster-rcnn.pytorch and mmdetection are recognized by the
 names of their tensors. No code in a file is executed. The checkpoint is written to --out, by default NAME_frcnn.pt in
 the current folder, and works with frcnn eval and frcnn predict. See docs/convert.md.
 """
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="weight file; with --to, a run folder or checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config in the checkpoint")
-    parser.add_argument("--like", metavar="BASE", help="base config (configs/base/BASE.yaml); default: by the tensors")
+    parser.add_argument("--like", metavar="BASE", help="base config configs/base/BASE.yaml (default: by the tensors)")
     parser.add_argument(
         "--classes",
         metavar="NAMES",

@@ -18,7 +18,7 @@ examples:
 
 output:
   Folders are searched recursively. DIR receives an annotated copy of each image, in the same subfolders, and
-  predictions.json. Each result is also written to predictions.jsonl as soon as it is known, so an interrupted run loses
+  predictions.json. Each result is also written to predictions.jsonl as soon as it is ready, so an interrupted run loses
   nothing: --resume skips the images that are finished. It needs the same checkpoint and --score-threshold; batch size,
   workers and device may differ. Images that could not be read are tried again.
 
@@ -27,7 +27,7 @@ batches:
   except for rounding. Otherwise, objects near the edge of the smaller images may change slightly.
 
 exit status:
-  0 all images are done, 1 some image could not be read, 2 no image could be read, or the arguments cannot be used
+  0 all images are done, 1 some images could not be read, 2 no image could be read or the arguments cannot be used
 """
 
 

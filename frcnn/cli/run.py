@@ -1,4 +1,4 @@
-"""How every command ends: with an exit status and, if the user can fix the cause, one message."""
+"""Run a command, and convert its errors to an exit status and, if the user can fix the cause, one message."""
 
 import sys
 from collections.abc import Callable

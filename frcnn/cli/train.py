@@ -57,11 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--init-from",
         type=Path,
         metavar="RUN_OR_CKPT",
-        help="initialize the weights from a run, a checkpoint or a weight file, as far as they fit",
+        help="initialize the weights that fit from a run, a checkpoint or a weight file",
     )
     parser.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
     parser.add_argument(
-        "--dry-run", action="store_true", help="run every part once on little data and stop; writes no run folder"
+        "--dry-run", action="store_true", help="run every part once on little data, without a run folder, and stop"
     )
     parser.add_argument("--no-check", action="store_true", help="skip the short data check before a new run")
     parser.add_argument(
@@ -130,4 +130,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dry_run_of_series(experiment: Experiment) -> list[str]:
     """A dry run of the first seed."""
     seed = experiment.config.train.seed
-    return [*dry_run(experiment), f"only seed {seed} was tried; the other runs differ in the seed alone"]
+    return [*dry_run(experiment), f"only seed {seed} was tried; the other runs differ only in the seed"]

@@ -58,7 +58,7 @@ def override_config(raw: dict[str, Any], overrides: Sequence[str], *, source: st
     Args:
         overrides: see `load_config`.
         source: origin of the data, for messages.
-        given: texts that the user passed. Code that `raw` names is imported only if they or the overrides contain its
+        given: strings that the user passed. Code that `raw` names is imported only if they or the overrides contain its
             import path (see `files.code`).
 
     Raises:
@@ -73,7 +73,7 @@ def _override(files: list[Layer], overrides: Sequence[str], *, given: Iterable[s
     """Validate `files` changed by `overrides`.
 
     Args:
-        given: texts that the user passed, besides the overrides. Import paths among them may be imported (see
+        given: strings that the user passed, besides the overrides. Import paths among them may be imported (see
             `files.code`).
     """
     changes = [_parse_override(text) for text in overrides]

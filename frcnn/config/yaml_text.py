@@ -108,7 +108,7 @@ def read(text: str) -> object:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of tags such as `!!int x`
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # from tags such as `!!int x`
         raise yaml.YAMLError(f"a value does not match its tag: {error}") from error
 
 

@@ -10,7 +10,7 @@ from frcnn.config.schema.section import Fraction, Peer, Section
 from frcnn.files.code import ImportPath, parse_import_path
 
 GIVEN = "given"
-"""Key of the validation context: the texts of the config files and overrides that the user passed."""
+"""Key of the validation context: the strings in the config files and overrides that the user passed."""
 
 
 def _to_import_path(text: str, info: ValidationInfo) -> str:
@@ -22,11 +22,11 @@ CodePath = Annotated[str, AfterValidator(_to_import_path)]
 
 
 class SourceSection(Section):
-    """What the datasets of all formats have in common."""
+    """Properties that the datasets of all formats have in common."""
 
     @property
     def regions(self) -> Literal["ignore", "keep", "drop"]:
-        """What training does with crowds and difficult objects."""
+        """How training treats crowds and difficult objects."""
         return "ignore"
 
     @property
@@ -36,7 +36,7 @@ class SourceSection(Section):
 
     @property
     def far_shift(self) -> int:
-        """How many pixels the far edges x2, y2 of boxes lie before those of the continuous box."""
+        """Number of pixels by which the far edges x2, y2 of boxes lie before the edges of the continuous box."""
         return 0
 
 
@@ -103,7 +103,7 @@ class ShapesSource(SourceSection):
 
 
 class PythonSource(SourceSection):
-    """A dataset class of your own."""
+    """Your own dataset class."""
 
     format: Literal["python"]
     """Selects a dataset class named by import path."""
@@ -127,7 +127,7 @@ class JitterConfig(Section):
     saturation: Fraction = 0.0
     """Saturation is multiplied by a factor drawn from [1 - x, 1 + x]."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Hue is shifted by a share of the colour circle drawn from [-x, x]."""
+    """Hue is shifted by a share of the color circle drawn from [-x, x]."""
 
 
 class DataConfig(Section):
@@ -163,7 +163,7 @@ class DataConfig(Section):
     satellite images."""
     jitter: JitterConfig = JitterConfig()
     transform: CodePath | list[CodePath] | None = None
-    """Augmentations of your own: import path package.module:name of a function that takes a Sample and a
+    """Your own augmentations: import path package.module:name of a function that takes a Sample and a
     torch.Generator and returns a Sample, or a list of them. Applied after the built-in ones, in training only."""
     sampling: Literal["uniform", "class_balanced", "repeat_factor"] = "uniform"
     """Which images an epoch contains. uniform: each image once. repeat_factor: images of rare classes several times
@@ -178,7 +178,7 @@ class DataConfig(Section):
     prefetch: PositiveInt = 2
     """Number of batches each worker prepares in advance."""
     channels: Literal["rgb", "bgr"] = "rgb"
-    """Colour order of the network's input; weights from Caffe need bgr."""
+    """Color order of the network's input; weights from Caffe need bgr."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Mean of each channel, in the order of channels, on the scale 0..255. It is subtracted on the device."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)

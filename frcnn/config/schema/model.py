@@ -61,7 +61,7 @@ class BackboneConfig(Section):
         is_pyramid = all(2 * finer == coarser for finer, coarser in pairwise(strides))
         if self.neck == "fpn" and not (strides and strides[0].bit_count() == 1 and is_pyramid):
             raise ValueError(
-                f"neck 'fpn' needs strides that are powers of two, each twice the one before, not {strides}"
+                f"neck 'fpn' needs strides that are powers of two, each twice the previous one, not {strides}"
             )
         return self
 
@@ -80,15 +80,15 @@ class AnchorConfig(Section):
     """Rounding of anchor sides: none; torchvision rounds half sides to whole pixels; caffe rounds the sides of each
     ratio at size 16 and scales them, as py-faster-rcnn."""
     centre: Peer[Literal["corner", "middle"]] = "corner"
-    """Centre of an anchor: the upper left corner of its position (torchvision, Detectron2) or the middle
+    """Center of an anchor: the upper left corner of its position (torchvision, Detectron2) or the middle
     (py-faster-rcnn, simple-faster-rcnn)."""
     strides_from: Peer[Literal["level", "canvas"]] = "level"
-    """Distance between neighbouring anchors: the stride of the level, or canvas size // map size as in torchvision (61
+    """Distance between neighboring anchors: the stride of the level, or canvas size // map size as in torchvision (61
     instead of 64 for P6 of an 800-pixel canvas)."""
 
 
 class TrainTestCount(Section):
-    """A number in training and in evaluation and prediction."""
+    """One number for training, and one for evaluation and prediction."""
 
     train: PositiveInt
     """Value in training."""
@@ -111,7 +111,7 @@ class RpnConfig(Section):
     post_nms_top_n: TrainTestCount = TrainTestCount(train=2000, test=1000)
     """Number of proposals kept after NMS, per image over all levels."""
     post_nms_top_n_per_level: Peer[TrainTestCount | None] = None
-    """Number of proposals kept after NMS per level, before the limit per image; null is no limit."""
+    """Number of proposals kept after NMS per level, before the limit per image; null means no limit."""
     nms_threshold: Fraction = 0.7
     """IoU above which NMS removes the proposal with the lower score."""
     min_box_size: NonNegativeFloat = 1e-3
@@ -136,7 +136,7 @@ class RpnConfig(Section):
     inside_only: bool = False
     """Train only on anchors that lie entirely inside the image (the paper)."""
     skip_padding: Peer[bool] = True
-    """Exclude anchors centred in the padding of the canvas from proposals and training (torchvision includes them)."""
+    """Exclude anchors centered in the padding of the canvas from proposals and training (torchvision includes them)."""
     smooth_l1_beta: NonNegativeFloat = 1 / 9
     """Transition point of the smooth L1 box loss; 0 is L1."""
     normaliser: Peer[Literal["sampled", "constant"]] = "sampled"
@@ -159,7 +159,7 @@ class PoolingConfig(Section):
     sampling_ratio: NonNegativeInt = 2
     """RoIAlign: samples per bin and axis; 0 is adaptive, ceil(RoI size / bins)."""
     aligned: Peer[bool] = False
-    """RoIAlign: shift by half a pixel, so that a pixel's value lies at its centre (Detectron2)."""
+    """RoIAlign: shift by half a pixel, so that a pixel's value lies at its center (Detectron2)."""
     canonical_size: PositiveFloat = 224.0
     """Pyramid: side in pixels of a region that is assigned to canonical_level."""
     canonical_level: int = 4
@@ -258,7 +258,7 @@ class ModelConfig(Section):
     roi: RoiConfig = RoiConfig()
     detect: DetectConfig = DetectConfig()
     max_growth: Peer[Annotated[float, Field(gt=1)] | None] = 62.5
-    """Maximum ratio of a side of a decoded box to the same side of its anchor or proposal; null is no limit."""
+    """Maximum ratio of a side of a decoded box to the same side of its anchor or proposal; null means no limit."""
     plus_one: Peer[bool] = False
     """Use the box arithmetic of the Caffe code, in which boxes are whole pixels and widths are x2 - x1 + 1 (see
     docs/numerics.md)."""

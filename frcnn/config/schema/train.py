@@ -48,18 +48,19 @@ class TrainConfig(Section):
     epochs: PositiveInt | None = None
     """Length of the run in passes over the data. Set exactly one of epochs and steps."""
     steps: PositiveInt | None = None
-    """Length of the run in optimiser steps."""
+    """Length of the run in optimizer steps."""
     batch_size: PositiveInt = 2
-    """Number of images per optimiser step, over all ranks and accumulated parts."""
+    """Number of images per optimizer step, over all ranks and accumulated parts."""
     accumulate: PositiveInt = 1
     """Number of parts a rank's share of the batch is split into, each with its own backward pass."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, the order of the images, augmentation and sampling."""
     deterministic: bool = False
     """Use only deterministic operations, so that runs on one machine are equal to the bit. Training stops with an error
-    at operations that are never deterministic. CPUs are deterministic without this key; on a GPU it costs time."""
+    at operations without a deterministic implementation. CPUs are deterministic without this key; on a GPU it costs
+    time."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimisation algorithm."""
+    """Optimization algorithm."""
     lr: PositiveFloat = 0.001
     """Learning rate, before the schedule."""
     lr_per_images: PositiveInt | None = None
