@@ -44,7 +44,7 @@ class AnnotatedDataset(DetectionDataset):
         Args:
             raw: the annotations as written.
             class_names: names in label order. If the source declares its classes, each name is one of them, or
-                "N/A 12" for an id that COCO does not use but a network has an output for. None takes all classes of
+                "N/A 12" for an id that COCO does not use but a network has an output for. None uses all classes of
                 the source.
             is_filter: whether objects of other classes are skipped. Otherwise each other class is a problem.
             regions: whether crowds and difficult objects become ignore regions, remain ordinary objects, or are

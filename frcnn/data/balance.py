@@ -1,4 +1,4 @@
-"""How often each image is drawn in an epoch, so that rare classes are seen more often."""
+"""Compute how often each image is drawn in an epoch, so that rare classes are seen more often."""
 
 from collections.abc import Sequence
 

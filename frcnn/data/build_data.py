@@ -50,7 +50,7 @@ def build_datasets(data: DataConfig) -> tuple[DetectionDataset, DetectionDataset
     The class names are data.classes, or else those that `choose_classes` finds in all sources.
 
     Raises:
-        ConfigError: a dataset class of the user cannot be imported or does not fit.
+        ConfigError: a user-defined dataset class cannot be imported or does not fit.
         DataError: the annotations cannot be used (see `AnnotatedDataset`), or the class names are empty, repeated or
             differ between sources.
     """
@@ -60,11 +60,12 @@ def build_datasets(data: DataConfig) -> tuple[DetectionDataset, DetectionDataset
 
 
 def build_dataset(data: DataConfig, split: Split, *, class_names: Sequence[str] | None = None) -> DetectionDataset:
-    """One of the two datasets of `build_datasets`. The sources of the other one are read only if their class names are
-    needed.
+    """Build one of the two datasets of `build_datasets`.
+
+    The sources of the other one are read only if their class names are needed.
 
     Args:
-        class_names: the classes of a checkpoint, in label order; None takes them from the config or the data.
+        class_names: the classes of a checkpoint, in label order; None uses them from the config or the data.
     """
     if class_names is None:
         class_names = data.classes
@@ -111,8 +112,8 @@ def build_factors(data: DataConfig, dataset: DetectionDataset) -> list[float] | 
 def train_canvases(data: DataConfig, dataset: DetectionDataset) -> set[tuple[int, int]]:
     """(height, width) of the canvas of each single training image, for every short side that may be drawn.
 
-    A batch has the largest height and the largest width of its images, which may be yet another canvas. Augmentations
-    of the user (data.transform) that change the size of an image are not considered.
+    A batch has the largest height and the largest width of its images, which may be yet another canvas. User-defined
+    augmentations (data.transform) that change the size of an image are not considered.
     """
     sizes = {(record.height, record.width) for record in dataset.records}
     return {
@@ -140,7 +141,7 @@ def build_train_loader(
     interruption changes them.
 
     Raises:
-        ConfigError: batch_size cannot be divided, or an augmentation of the user cannot be imported or does not fit.
+        ConfigError: batch_size cannot be divided, or a user-defined augmentation cannot be imported or does not fit.
         DataError: the dataset is smaller than a batch.
     """
     sampler = TrainSampler(

@@ -11,7 +11,7 @@ class ClassChoice(NamedTuple):
     """Class names for all sources, and the sources that do not fit them."""
 
     names: list[str]
-    """In label order; empty if there are none."""
+    """Class names in label order; empty if there are none."""
     missing: list[tuple[RawAnnotation, str]]
     """Listed names that a source with declared classes does not have."""
     different: list[RawAnnotation]

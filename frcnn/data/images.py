@@ -97,7 +97,7 @@ def turn_upright(pixels: Tensor, orientation: int) -> Tensor:
 
 
 def from_pil(image: Image.Image) -> Tensor:
-    """Steps 2 and 3 of `read_image` for an open image. Pixels without a known range are a ValueError."""
+    """Steps 2 and 3 of `read_image` for an open image. Pixels without a known range raise ValueError."""
     return _to_tensor(ImageOps.exif_transpose(image))
 
 

@@ -195,8 +195,8 @@ def received(results: Iterable[Any]) -> Generator[Any, None, None]:
     """Yield the results of the workers.
 
     Raises:
-        RuntimeError: the report of PyTorch about a dead worker, also if the worker died while it sent a batch, which
-            breaks the connection.
+        RuntimeError: a worker died, with PyTorch's message. This includes a worker that died while it sent a batch,
+            which breaks the connection.
     """
     try:
         yield from results

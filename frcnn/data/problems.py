@@ -1,4 +1,4 @@
-"""What happens when an image or an annotation cannot be used: raise an error, or warn once, skip it and count it."""
+"""The policy for unusable images and annotations: raise an error, or warn once, skip and count them."""
 
 import logging
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Which images form a batch: a pure function of (seed, step)."""
+"""The images of each batch, as a pure function of (seed, step)."""
 
 import math
 from collections import Counter

@@ -18,12 +18,12 @@ def plot(draw: Callable[[Panels], None], *, width: int, height: int, title: str,
 
     Args:
         draw: draws the panels, which are given from left to right.
-        width, height: of the image, in pixels.
-        title: above all panels.
+        width, height: size of the image in pixels.
+        title: text above all panels.
         num_panels: number of axes, side by side.
 
-    The figure needs no display, leaves the state of `pyplot` alone and ignores the user's matplotlibrc: the same data
-    give the same pixels.
+    The figure needs no display, does not change the state of `pyplot` and ignores the user's matplotlibrc: the same
+    data give the same pixels.
     """
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg

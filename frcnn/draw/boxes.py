@@ -15,7 +15,7 @@ Colour = tuple[int, int, int]
 GREY: Colour = (190, 190, 190)
 WHITE: Colour = (255, 255, 255)
 SMALLEST_VISIBLE = 10
-"""Pixels. A ringed box with a shorter side gets a circle around it."""
+"""A ringed box with a shorter side than this many pixels gets a circle around it."""
 OUTSIDE = 100
 """Pixels beyond the picture at which edges are clipped: wider than any line, and small enough for Pillow's integers."""
 _Rectangle = tuple[int, int, int, int]
@@ -42,11 +42,11 @@ def draw_detections(
 
     Args:
         image: (3, H, W) uint8 RGB.
-        detections: in pixels of `image`, best first.
+        detections: boxes in pixels of `image`, best first.
         class_names: K names; label k is class_names[k - 1].
         score_threshold: detections with a lower score are not drawn.
 
-    Each class has its own colour, lines and letters grow with the image, and better detections cover worse ones.
+    Each class has its own color, lines and letters grow with the image, and better detections cover worse ones.
     """
     picture = as_picture(image)
     draw_boxes(picture, _detection_marks(detections, class_names, score_threshold))
@@ -63,7 +63,7 @@ def draw_comparison(
 ) -> Image.Image:
     """Draw the ground truth on the left and the detections on the right, each below a title; see `draw_detections`.
 
-    Ignore regions are grey and dashed.
+    Ignore regions are gray and dashed.
     """
     sides = [
         (_truth_marks(record, class_names), "ground truth"),
@@ -87,7 +87,7 @@ def draw_boxes(picture: Image.Image, marks: Sequence[Mark], *, width: int | None
 
     Args:
         marks: the last is drawn on top, and its label has the first choice of a place.
-        width: of solid and dashed lines, in pixels; None takes 1/250 of the shorter side.
+        width: width of solid and dashed lines in pixels; None uses 1/250 of the shorter side.
     """
     pen = ImageDraw.Draw(picture)
     width = width or max(1, round(min(picture.size) / 250))
@@ -110,7 +110,7 @@ def as_picture(image: Tensor) -> Image.Image:
 
 
 def class_colour(label: int) -> Colour:
-    """A saturated colour for each label 1, 2, ...; successive labels are a golden angle apart on the colour circle."""
+    """A saturated color for each label 1, 2, ...; successive labels are a golden angle apart on the color circle."""
     turn = (label - 1) * 0.618034
     hue, saturation, value = turn % 1, (0.95, 0.65)[(label - 1) // 8 % 2], (1.0, 0.75)[(label - 1) // 4 % 2]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)

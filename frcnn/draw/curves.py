@@ -7,7 +7,7 @@ from PIL import Image
 from frcnn.draw.axes import Panels, plot
 
 WIDTH, HEIGHT = 960, 600
-"""Of the plot, in pixels."""
+"""Size of the plot in pixels."""
 RAW, SMOOTHED, SUGGESTED, DIVERGED = "#b8b8b8", "#1565c0", "#2e7d32", "#c62828"
 
 

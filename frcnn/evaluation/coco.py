@@ -11,8 +11,8 @@ from frcnn.evaluation.coco_packages import evaluate_by_package
 from frcnn.evaluation.table import join_detections, join_objects
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""In the order of pycocotools' `stats`. AP at IoU 0.50:0.95, 0.50 and 0.75, and for small, medium and large objects.
-AR at IoU 0.50:0.95 with 1, 10 and 100 detections per image, and with 100 for small, medium and large objects."""
+"""Metrics in the order of pycocotools' `stats`: AP at IoU 0.50:0.95, 0.50 and 0.75, and for small, medium and large
+objects. AR at IoU 0.50:0.95 with 1, 10 and 100 detections per image, and with 100 for objects of these sizes."""
 
 
 def evaluate_coco(
@@ -73,7 +73,7 @@ def _image_rank(records: Sequence[ImageRecord]) -> np.ndarray:
 
 
 def _summarize(tables: CocoTables) -> list[float | None]:
-    """The 12, in the order of METRICS."""
+    """The 12 metrics, in the order of `METRICS`."""
     precision, recall = tables
     at_50, at_75 = precision[0, ..., 0], precision[5, ..., 0]
     average_precision = [precision[..., 0], at_50, at_75, *(precision[..., area] for area in (1, 2, 3))]

@@ -55,8 +55,8 @@ def evaluate_tables(
     1. Keep the 100 best detections of each class and image; equal scores keep their order.
     2. Pair them with the objects of their class and image whose IoU reaches the lowest threshold.
     3. In order of descending score, each detection takes the free object with the highest IoU; among equal IoUs, the
-       last one. It takes an ignored object only if there is no other. Ignored are regions, which stay free, and objects
-       outside the area range.
+       last one. It takes an ignored object only if there is no other. Regions, which stay free, and objects outside the
+       area range are ignored.
     4. A detection is right if it took an object. It is wrong if it took none and its own area is in the range. It does
        not count if it took an ignored object, or took none and its area is outside the range.
     5. Compute precision and recall after each detection of a class, in order of descending score.
@@ -106,7 +106,7 @@ def _sort_objects(objects: ObjectTable, image_rank: np.ndarray) -> _Objects:
 
 
 def _is_within(areas: np.ndarray) -> np.ndarray:
-    """Which area ranges (n,) areas are in: (n, A)."""
+    """Whether each of (n,) areas is in each area range: (n, A) bool."""
     return (areas[:, None] >= AREA_RANGES[:, 0]) & (areas[:, None] <= AREA_RANGES[:, 1])
 
 

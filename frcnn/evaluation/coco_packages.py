@@ -79,12 +79,12 @@ class _Annotations:
         return range(1, len(self.annotations) + 1)
 
     def loadAnns(self, ids: range) -> list[dict[str, Any]]:
-        """Of all ids."""
+        """The annotations; evaluators ask for all ids only."""
         return self.annotations
 
 
 def _object_rows(objects: ObjectTable, image_rank: np.ndarray) -> list[dict[str, Any]]:
-    """Ids start at 1: pycocotools takes a match with object 0 for no match."""
+    """COCO annotations of the objects. Ids start at 1, because pycocotools treats a match with id 0 as no match."""
     columns = zip(
         image_rank[objects.image].tolist(),
         objects.labels.tolist(),

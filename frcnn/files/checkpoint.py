@@ -7,7 +7,7 @@ A checkpoint is a dict:
     config         the resolved config, as plain data
     class_names    list of K names; label k is class_names[k - 1]
     category_ids   list of K ids that COCO results use for the classes
-    step           number of optimizer steps behind these weights
+    step           number of optimizer steps that led to these weights
     ema            last.pt of a run with train.ema_decay: state dict of the averaged weights, in addition to `model`
     is_averaged    best.pt: True if `model` holds averaged weights
     trainer        state needed to resume; missing if the checkpoint is for inference only

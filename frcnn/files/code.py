@@ -28,7 +28,7 @@ class ImportPath(str):
 
 
 def texts_in(value: Any) -> set[str]:
-    """Every text among the values of nested dicts and lists."""
+    """Every string among the values of nested dicts and lists."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -40,7 +40,7 @@ def parse_import_path(text: str, *, given: Set[str]) -> ImportPath:
     """An import path of a config.
 
     Args:
-        given: texts of the config files and overrides that the user passed.
+        given: strings in the config files and overrides that the user passed.
 
     Raises:
         ValueError: the text is not an import path.

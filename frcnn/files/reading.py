@@ -63,7 +63,7 @@ def read_json(path: Path, *, error: type[UserError] = DataError) -> Any:
 def path_inside(folder: Path, name: str) -> Path | None:
     """`folder / name`, or None if `name` is absolute or its `..` leads out of the folder.
 
-    Symbolic links are followed: someone who can create links in the folder does not need file names to read others.
+    Symbolic links are followed: someone who can create links in the folder can read other files anyway.
     """
     relative = os.path.normpath(name)
     leaves = os.path.isabs(relative) or os.path.splitdrive(relative)[0] or relative.split(os.sep)[0] == ".."

@@ -73,5 +73,5 @@ def _check(amount: int, path: Path, verb: str) -> None:
     if amount > UNPACKED_RATIO * size + UNPACKED_BYTES:
         raise CheckpointError(
             f"{path}: refused: the file has {size:,} bytes and {verb} {amount:,}, more than {UNPACKED_RATIO} times as "
-            "many; no program writes weights so"
+            "many, unlike any weight file"
         )

@@ -167,7 +167,7 @@ def _plain_dict(*_: Any) -> dict[Any, Any]:
 def _refuse_code(name: str, path: Path) -> None:
     if RUNS_CODE.fullmatch(name):
         raise CheckpointError(
-            f"{path}: refused: it asks to call {name}, which weights do not need and an attack does. "
+            f"{path}: refused: it asks to call {name}, which weight files do not need but attacks do. "
             "Nothing in the file was executed"
         )
 
@@ -191,7 +191,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to data outside the file")
 
 
-# What NumPy writes into pickles, without NumPy's functions: a numeric dtype, a shape and bytes.
+# Replacements for the objects that NumPy writes into pickles: a numeric dtype, a shape and bytes.
 
 
 class _Dtype:

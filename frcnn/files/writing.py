@@ -46,7 +46,7 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def make_folder(path: Path) -> None:
-    """Create the folder of the results, if it does not exist. Call it before long work begins.
+    """Create the output folder if it does not exist. Call this before long work begins.
 
     Raises:
         UserError: the folder cannot be created.

@@ -50,7 +50,7 @@ def test_class_balanced_factors_draw_a_class_and_then_an_image():
         class_balanced_factors([record(), record()], num_classes=3, name="set")
 
 
-def test_an_epoch_rounds_each_factor_up_or_down_and_is_always_as_long():
+def test_an_epoch_rounds_each_factor_up_or_down_and_has_a_fixed_length():
     counts = []
     for epoch in range(2000):
         draws = draw_epoch(FACTORS, order_generator(seed=3, epoch=epoch))
@@ -58,7 +58,7 @@ def test_an_epoch_rounds_each_factor_up_or_down_and_is_always_as_long():
         counts.append(np.bincount(draws, minlength=len(FACTORS)))
     counts = np.array(counts)
     assert (counts <= np.ceil(FACTORS)).all() and (counts >= np.floor(FACTORS) - 1).all()
-    # The sum, 10.2, is rounded down by leaving one draw in some epochs out.
+    # The sum, 10.2, is rounded down by dropping one draw in some epochs.
     assert counts.mean(axis=0) == pytest.approx(np.array(FACTORS) * 10 / sum(FACTORS), abs=0.05)
     orders = {tuple(draw_epoch(FACTORS, order_generator(seed=3, epoch=epoch))) for epoch in range(20)}
     assert len(orders) == 20
@@ -75,7 +75,7 @@ def test_whole_numbers_are_kept_to_the_image():
 
 
 def test_neighbors_can_be_drawn_together():
-    """Systematic sampling in a fixed order would never draw both of two neighbours with factors that add up to 1."""
+    """Systematic sampling in a fixed order would never draw both of two neighbors with factors that add up to 1."""
     pairs = Counter()
     for epoch in range(400):
         pairs[tuple(sorted(draw_epoch([0.5] * 4, order_generator(seed=0, epoch=epoch))))] += 1

@@ -135,7 +135,7 @@ def test_listed_classes_filter_a_voc_set(voc_root):
     assert dataset.notes[1] == "warning: voc voc trainval: no object has the class Person; did you mean person?"
 
 
-def test_an_object_without_a_class_is_a_problem_though_classes_are_listed(voc_root):
+def test_an_object_without_a_class_is_a_problem_even_if_classes_are_listed(voc_root):
     root = voc_root({"a": (40, 60, [thing("dog"), thing("")])})
     with pytest.raises(DataError, match="1 annotation\\(s\\) of the class ''"):
         build_dataset(DataConfig(train=voc(root), val=voc(root), classes=["dog"]), "train")
@@ -203,7 +203,7 @@ def test_ordinary_difficult_objects_are_objects(voc_root):
     assert [record.image_id for record in build_dataset(data, "train").records] == ["a"]
 
 
-def test_shapes_without_objects_are_dropped_and_the_others_stay_in_step():
+def test_shapes_without_objects_are_dropped_and_the_others_keep_their_images():
     source = {"format": "shapes", "num_images": 60, "height": 64, "width": 64}
     every = build_dataset(DataConfig(train=source, val=source), "train")
     some = build_dataset(DataConfig(train=source, val=source, empty="drop"), "train")

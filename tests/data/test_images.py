@@ -250,7 +250,7 @@ COMMENT = b"\xff\xfe\x00\x05abc"
         (frame(3, 4, kind=0xC9) + SCAN, None),  # arithmetic coding
         (frame(3, 4, bits=12) + SCAN, None),
         (frame(3, 4, colours=4) + SCAN, None),
-        (frame(3, 4) + frame(60000, 60000) + SCAN, None),  # which of them a decoder takes is its own affair
+        (frame(3, 4) + frame(60000, 60000) + SCAN, None),  # decoders differ in which of them they accept
         (COMMENT + b"\0" + frame(3, 4) + SCAN, None),  # between segments
         (COMMENT + b"\xff" + frame(3, 4) + SCAN, None),
         (b"\xff\xd8" + frame(3, 4) + SCAN, None),

@@ -76,7 +76,7 @@ def test_two_ranks_make_the_batch_of_one():
         assert torch.cat([ranks[0][step].index, ranks[1][step].index]).tolist() == whole.index.tolist()
 
 
-def test_loaders_leave_the_global_generator_alone():
+def test_loaders_do_not_change_the_global_generator():
     data = shapes_config()
     dataset = build_dataset(data, "train")
     state = torch.random.get_rng_state()

@@ -58,7 +58,7 @@ def batches(data, count, **options):
     return list(islice(iter(loader), count))
 
 
-def test_a_dataset_class_of_the_user(load):
+def test_a_user_defined_dataset_class(load):
     data = load(train=own(count=3, level=7), val=own("make"), flip=0.0).data
     train_set, val_set = build_datasets(data)
     assert (train_set.name, len(train_set), len(val_set)) == ("drawn", 3, 2)
@@ -133,7 +133,7 @@ def test_pixels_of_a_wrong_shape_are_an_error(load, workers):
         batches(data, 1)
 
 
-def test_an_augmentation_of_the_user_is_repeatable(load):
+def test_a_user_defined_augmentation_is_repeatable(load):
     """In workers, pickled as for a spawned worker, from the middle of a run, and beside the built-in draws."""
     plain, noisy = load().data, load(transform=[f"{OWN}:add_noise", f"{OWN}:crop"]).data
     whole = batches(noisy, 6)

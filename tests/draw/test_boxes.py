@@ -48,7 +48,7 @@ def test_ground_truth_on_the_left_detections_on_the_right():
     pixels = np.asarray(picture)
     assert (pixels[:, :160] == class_colour(1)).all(axis=2).any()
     assert (pixels[:, -160:] == class_colour(1)).all(axis=2).any()
-    assert not (pixels[:, :160] == class_colour(2)).all(axis=2).any(), "an ignore region is grey, whatever its class"
+    assert not (pixels[:, :160] == class_colour(2)).all(axis=2).any(), "an ignore region is gray, whatever its class"
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 400), (1500, 2000)])
@@ -86,7 +86,7 @@ def test_labels_of_neighbours_do_not_cover_each_other():
 
 
 def test_edges_far_outside_the_picture():
-    """Pillow takes 32-bit coordinates; annotation files may hold any number."""
+    """Pillow accepts only 32-bit coordinates; annotation files may contain any number."""
     picture = as_picture(grey_image())
     draw_boxes(picture, [Mark([-1e30, 10, 1e30, 100], (255, 0, 0))], width=1)
     drawn = changed(picture, grey_image())

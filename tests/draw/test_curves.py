@@ -17,7 +17,7 @@ LOSSES = [1.5 - math.tanh(2 * math.log10(rate / 1e-3)) / 2 for rate in RATES]
 
 
 def has_colour(picture, colour):
-    """Whether some pixels have the colour, given as #rrggbb."""
+    """Whether some pixels have the color, given as #rrggbb."""
     return (np.asarray(picture) == list(bytes.fromhex(colour[1:]))).all(axis=2).any()
 
 
@@ -60,7 +60,7 @@ def test_matplotlib_is_imported_on_first_use():
     assert found.stdout.strip() == "False"
 
 
-def test_plots_leave_pyplot_alone():
+def test_plots_do_not_change_pyplot():
     code = (
         "import sys; from frcnn.draw.axes import plot; plot(lambda panels: None, width=100, height=100, title='');"
         "print('matplotlib.pyplot' in sys.modules)"

@@ -1,4 +1,4 @@
-"""Handmade and random records and detections."""
+"""Hand-written and random records and detections."""
 
 import numpy as np
 

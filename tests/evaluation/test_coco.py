@@ -18,7 +18,7 @@ from tests.data.sources import coco_dataset
 from tests.evaluation.examples import make_detections, make_record, random_case
 
 
-def by_hand(annotations, results) -> COCOeval:
+def run_pycocotools(annotations, results) -> COCOeval:
     """pycocotools as in its documentation: files in, summary out."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
@@ -60,7 +60,7 @@ def test_equals_pycocotools_on_random_data(seed, tmp_path):
     category_ids = [3, 7, 90]
     write_annotations(tmp_path / "truth.json", records, category_ids)
     write_results(tmp_path / "found.json", records, detections, category_ids=category_ids)
-    expected = by_hand(tmp_path / "truth.json", tmp_path / "found.json")
+    expected = run_pycocotools(tmp_path / "truth.json", tmp_path / "found.json")
     report = evaluate_coco(records, detections, class_names=["a", "b", "c"])
     assert numbers(report) == expected.stats.tolist()
     again = read_results(tmp_path / "found.json", records, category_ids=category_ids)
@@ -68,7 +68,7 @@ def test_equals_pycocotools_on_random_data(seed, tmp_path):
 
 
 def raw_files(seed):
-    """An instances file and a results file as they come: every id with gaps and out of order, boxes in eighths.
+    """An instances file and a results file of another program: every id with gaps and out of order, boxes in eighths.
 
     Crowds, images without objects or detections, ties of score within and between images, a category without objects,
     areas of masks, and one image with more than the 100 detections that count.
@@ -109,7 +109,7 @@ def test_equals_pycocotools_on_raw_files(seed, tmp_path):
     assert any(annotation["iscrowd"] for annotation in truth["annotations"])
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "found.json").write_text(json.dumps(results))
-    expected = by_hand(tmp_path / "truth.json", tmp_path / "found.json")
+    expected = run_pycocotools(tmp_path / "truth.json", tmp_path / "found.json")
 
     dataset = coco_dataset(tmp_path, tmp_path / "truth.json")
     assert dataset.category_ids == (3, 7, 44, 90)
@@ -177,7 +177,7 @@ def test_equals_pycocotools_on_real_annotations(split, shared_path, tmp_path):
     rng = np.random.default_rng(0)
     detections = [disturb(record, rng, len(category_ids)) for record in records]
     write_results(tmp_path / "found.json", records, detections, category_ids=category_ids)
-    expected = by_hand(annotations, tmp_path / "found.json")
+    expected = run_pycocotools(annotations, tmp_path / "found.json")
     report = evaluate_coco(records, detections, class_names=[str(category_id) for category_id in category_ids])
     assert numbers(report) == expected.stats.tolist()
     assert 0.1 < report["AP"] < 0.9
@@ -188,7 +188,7 @@ def test_equals_pycocotools_on_real_annotations(split, shared_path, tmp_path):
 
 
 def hard_case(seed):
-    """Boxes on a grid of 8 pixels in few sizes about the limits of area, scores in fifths: ties of every kind.
+    """Boxes on a grid of 8 pixels in a few sizes around the limits of area, scores in fifths: ties of every kind.
 
     Ids with gaps and out of order, images without objects or detections, two classes of five without objects, regions
     over objects, and an image with 150 detections of one class.
@@ -228,7 +228,7 @@ def test_the_matching_on_arrays_is_bit_identical_to_pycocotools(block):
 
 
 def test_the_hard_cases_are_hard():
-    """Equal IoUs, more detections than counted, regions and objects outside an area range change the metrics."""
+    """Equal IoUs, more detections than are counted, regions, and objects outside an area range change the metrics."""
     records, detections = hard_case(0)
     report = evaluate_coco(records, detections, class_names=["a", "b", "c"])
     assert all(0 < report[name] < 1 for name in METRICS)
@@ -245,7 +245,7 @@ def test_the_hard_cases_are_hard():
 
 
 def test_faster_coco_eval_agrees():
-    """To 1e-12; it does not add 2.2e-16 to the number of detections as pycocotools does."""
+    """They agree to 1e-12; faster-coco-eval does not add 2.2e-16 to the number of detections as pycocotools does."""
     pytest.importorskip("faster_coco_eval")
     for seed in range(10):
         for (records, detections), names in ((hard_case(seed), list("abcde")), (random_case(seed), list("abc"))):

@@ -197,7 +197,7 @@ def test_three_detections():
 def test_a_found_object_is_not_replaced_by_the_next_best():
     """Two overlapping objects. Both detections have IoU 1 with the first object and 0.9 with the second.
 
-    By the kit the second detection is wrong, though COCO would give it the other object: recall 1/2, AP 1/2.
+    In the kit the second detection is wrong, although COCO would match it with the other object: recall 1/2, AP 1/2.
     """
     records = [make_record([[0, 0, 10, 10], [0, 0, 10, 9]], [1, 1])]
     row = one_class(records, [make_detections([FIRST, FIRST], [0.9, 0.8], [1, 1])])

@@ -110,7 +110,7 @@ def test_detectron2_files(tmp_path, protocol):
 
 
 def test_nested_lists(tmp_path):
-    """Forty lists, each with the previous one twice: 2**40 references to one array."""
+    """Forty lists, each of which contains the previous one twice: 2**40 references to one array."""
     nested = [np.ones(1)]
     for _ in range(40):
         nested = [nested, nested]

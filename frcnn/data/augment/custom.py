@@ -14,7 +14,7 @@ EXPECTED = (
 
 
 class CustomAugmentation:
-    """A function `(Sample, Generator) -> Sample` of the user, with a check of what it returns.
+    """A user-defined function `(Sample, Generator) -> Sample`, with a check of its results.
 
     It runs in loader workers. To keep training repeatable, it must take all random numbers from the generator.
     """

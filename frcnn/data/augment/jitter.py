@@ -40,7 +40,7 @@ class ColorJitter:
         return self.apply(sample, self.draw(generator))
 
     def draw(self, generator: Generator) -> JitterDraw:
-        """Draw the same number of values whatever is turned off."""
+        """Draw the random numbers of one image, also for changes that are turned off."""
         order = torch.randperm(len(self.changes), generator=generator).tolist()
         return JitterDraw(order, (torch.rand(len(self.changes), generator=generator) * 2 - 1).tolist())
 

@@ -26,7 +26,7 @@ def resized_size(height: int, width: int, *, short_side: int, long_side: int) ->
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize with antialiasing, (3, H, W) uint8 -> (3, *size) uint8. An image of that size is returned."""
+    """Bilinear resize with antialiasing, (3, H, W) uint8 -> (3, *size) uint8. No effect on an image of that size."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return F.resize(image, list(size), interpolation=F.InterpolationMode.BILINEAR, antialias=True)
@@ -50,7 +50,7 @@ class RandomResize:
     """Resize to a short side drawn from a list."""
 
     def __init__(self, *, short_sides: Sequence[int], long_side: int) -> None:
-        """Both in pixels, see `resized_size`."""
+        """Both arguments are in pixels, see `resized_size`."""
         self.short_sides = tuple(short_sides)
         self.long_side = long_side
 

@@ -19,8 +19,8 @@ Augmentation = Callable[[Sample, Generator], Sample]
 class TrainTransform:
     """Apply the augmentations one after the other: a function of the sample and the state of the generator.
 
-    Each augmentation draws the same number of values whatever its strength, so that turning one off leaves the others
-    unchanged.
+    Each augmentation draws the same number of values for any strength, so that turning one off does not change the
+    others.
     """
 
     def __init__(

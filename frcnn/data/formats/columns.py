@@ -1,4 +1,4 @@
-"""Labels, image sizes and clipped boxes of a `RawAnnotation`: what datasets and checks both derive from it."""
+"""Labels, image sizes and clipped boxes of a `RawAnnotation`, for datasets and checks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

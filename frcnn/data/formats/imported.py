@@ -13,7 +13,7 @@ from frcnn.files.code import check_signature, import_code
 
 
 def read_imported(path: str, arguments: Mapping[str, Any], *, key: str) -> RawAnnotation:
-    """Create a dataset of the user and read its records.
+    """Create a user-defined dataset and read its records.
 
     Args:
         path: import path of a `DetectionDataset` class, or of a function that returns one.
@@ -39,7 +39,7 @@ def read_imported(path: str, arguments: Mapping[str, Any], *, key: str) -> RawAn
 
 
 def find_mistake(record: object, *, num_classes: int) -> str:
-    """What is wrong with a record; empty if nothing is."""
+    """Describe what is wrong with a record; empty if nothing is."""
     if not isinstance(record, ImageRecord):
         return f"is a {type(record).__name__}, expected a frcnn.annotations.ImageRecord"
     if not (is_size(record.height) and is_size(record.width)):

@@ -54,7 +54,7 @@ class RawObjects(NamedTuple):
     is_difficult: np.ndarray
     """(m,) bool, difficult of VOC."""
     ids: list[Any]
-    """Id of each object in the file, None where it is missing; empty if the format has no ids."""
+    """Id of each object in the file, None if it is missing; empty if the format has no ids."""
 
     @property
     def is_region(self) -> np.ndarray:

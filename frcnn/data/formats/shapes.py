@@ -1,4 +1,4 @@
-"""The demo dataset: shapes on textured backgrounds, drawn on the fly from a seed. Needs no files and no network."""
+"""The demo dataset: shapes on textured backgrounds, drawn on the fly from a seed, without files or a network."""
 
 from typing import NamedTuple
 

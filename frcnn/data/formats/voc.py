@@ -116,7 +116,7 @@ def read_image_list(root: Path, split: str) -> list[str]:
 
 
 def find_image_paths(root: Path) -> dict[str, Path]:
-    """The files in JPEGImages by their name without suffix. Of several formats with one name, .jpg is preferred."""
+    """The files in JPEGImages by their name without suffix. If several files have the same name, .jpg is preferred."""
     folder = root / "JPEGImages"
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder (data.*.root is the folder above it)")
@@ -222,11 +222,11 @@ def _number(element: ElementTree.Element, path: str) -> float:
 def write_copy(changes: Sequence[Changes], out: Path) -> list[str]:
     """Write a changed copy of one root with all its splits, see `RawAnnotation.write_copy`.
 
-    Writes Annotations, ImageSets/Main and, if the file system has links, a link JPEGImages to the images. An image of
+    Writes Annotations, ImageSets/Main and, if the file system has links, a link JPEGImages to the images. An image in
     several splits is changed as in the first split that keeps it.
 
     Raises:
-        DataError: an annotation cannot be read any more.
+        DataError: an annotation can no longer be read.
         OSError: the copy cannot be written.
     """
     (out / "Annotations").mkdir(parents=True)
@@ -291,6 +291,6 @@ def _changed_xml(change: Changes, row: int, path: Path, numbers: Sequence[int]) 
 
 
 def _child(element: ElementTree.Element, name: str) -> ElementTree.Element:
-    """The child of a name, created if it is missing."""
+    """The child element with a name, created if it is missing."""
     found = element.find(name)
     return ElementTree.SubElement(element, name) if found is None else found

@@ -102,7 +102,7 @@ def read_voc_results(
 
 
 def _file_name_part(text: str) -> str:
-    """Escape the characters that some file systems do not allow in names as %XX. Different texts stay different."""
+    """Escape the characters that some file systems do not allow in names as %XX. Different names stay different."""
     return re.sub(r'[%/\\:*?"<>|\x00-\x1f\x7f]', lambda match: f"%{ord(match[0]):02X}", text)
 
 
@@ -112,7 +112,7 @@ def _to_pixels(boxes: np.ndarray, *, far_shift: int) -> np.ndarray:
 
 
 def _show(number: float) -> str:
-    """All digits. Integers have no decimal point, as in the examples of the kit."""
+    """Format a number with all digits. Integers have no decimal point, as in the examples of the kit."""
     return repr(number).removesuffix(".0")
 
 
