@@ -4,8 +4,8 @@ Letters used for shapes in this package:
 
     B images of a batch     H W  the padded canvas, always in this order
     L pyramid levels        A    anchors of all levels together
-    G ground-truth slots    P    proposals an image
-    R sampled RoIs          D    detections an image
+    G ground-truth slots    P    proposals per image
+    R sampled RoIs          D    detections per image
     C channels              K    foreground classes; background is label 0 and K never counts it
 
 Every image of a batch has the same number of slots. The boolean mask `valid` is True where a slot is real, and travels
@@ -113,7 +113,7 @@ class AnchorLabels(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Class-agnostic boxes in order of falling score."""
+    """Class-agnostic boxes in order of descending score."""
 
     boxes: Tensor
     """(B, P, 4)."""
@@ -148,7 +148,7 @@ def total_loss(losses: Losses) -> Tensor:
 
 
 class Detections(NamedTuple):
-    """Final boxes on the canvas, in order of falling score."""
+    """Final boxes on the canvas, in order of descending score."""
 
     boxes: Tensor
     """(B, D, 4)."""

@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
     notes: list[str]
     """Facts about the dataset that change what is evaluated, such as classes that data.classes does not list."""
     skipped: str
-    """How many images and annotations were skipped because they could not be used (data.on_error=skip); "" if none."""
+    """Summary of the images and annotations that were skipped as unusable (data.on_error=skip); "" if none."""
 
 
 def detect_dataset(

@@ -62,8 +62,8 @@ class Prediction(NamedTuple):
 class Predictor:
     """A detector with its class names and preprocessing, created by `load`.
 
-    `predict` computes in float32, whatever the precision of the training run. (`frcnn eval` uses train.precision.) On a
-    CUDA device, float32 convolutions use TensorFloat-32 unless train.tf32 is false. The setting is global to the
+    `predict` computes in float32, regardless of the precision of the training run. (`frcnn eval` uses train.precision.)
+    On a CUDA device, float32 convolutions use TensorFloat-32 unless train.tf32 is false. The setting is global to the
     process: the detector that was loaded last decides.
     """
 

@@ -14,7 +14,7 @@ def prefetched(
 ) -> Generator[Result, None, None]:
     """Like `map(function, items)`, with threads that compute results ahead.
 
-    Threads are enough if `function` spends its time in libraries that release Python's global lock, as decoders do.
+    Threads are enough if `function` spends its time in libraries that release the GIL, as decoders do.
     Closing the generator cancels calls that have not started.
 
     Args:

@@ -1,7 +1,7 @@
 """Faster R-CNN (Ren et al. 2015).
 
 Training:
-    1. Normalise the images; backbone -> feature maps.
+    1. Normalize the images; backbone -> feature maps.
     2. RPN: label anchors and sample 256 of them; objectness and deltas; losses at the sampled anchors.
     3. RPN: select proposals: top 12000 -> clip -> NMS -> 2000.
     4. RoI head: sample 512 regions from proposals and ground truth.
@@ -26,7 +26,7 @@ class FasterRCNN(nn.Module):
     """The detector.
 
     Args:
-        backbone: normalised images -> tuple of maps.
+        backbone: normalized images -> tuple of maps.
         rpn: maps -> losses and proposals.
         roi_head: maps and proposals -> losses and detections.
         mean, std: of each channel in the order of `channels`, on the scale 0..255.

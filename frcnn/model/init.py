@@ -1,10 +1,10 @@
-"""Initial weights of pyramid and heads."""
+"""Initial weights of the pyramid and the heads."""
 
 from torch import nn
 
 
 def initialise(layer: nn.Conv2d | nn.Linear, kind: str) -> None:
-    """Initialise the weights of a layer uniformly around 0, and its bias with 0.
+    """Initialize the weights of a layer uniformly around 0, and its bias with 0.
 
     Args:
         kind: "caffe2_xavier" for variance 1 / fan_in (Detectron2's and torchvision's pyramids), "xavier" for

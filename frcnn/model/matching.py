@@ -51,7 +51,7 @@ def match_boxes(boxes: Tensor, ground_truth: GroundTruth, *, iou_low_quality: fl
         covered = box_ops.coverage(boxes, chunk.boxes)  # (B, N, g)
         covered = torch.where((chunk.is_ignored & chunk.valid)[:, None], covered, 0)
         ignore_coverage = ignore_coverage.maximum(covered.amax(dim=2))
-        del covered  # it would lie in memory beside the IoU
+        del covered  # otherwise it would stay in memory next to the IoU
         iou = box_ops.iou(boxes, chunk.boxes)  # (B, N, g)
         iou = torch.where(chunk.is_object[:, None], iou, 0)
         chunk_best, chunk_index = iou.max(dim=2)
@@ -82,7 +82,7 @@ def is_on_image(anchors: Tensor, image_sizes: Tensor, *, inside_only: bool, skip
 
     Args:
         inside_only: exclude anchors that are not wholly inside the image.
-        skip_padding: exclude anchors whose centre is in the padding.
+        skip_padding: exclude anchors whose center is in the padding.
     """
     height, width = image_sizes[:, :1].to(anchors.dtype), image_sizes[:, 1:].to(anchors.dtype)  # (B, 1)
     is_on = torch.ones((len(image_sizes), len(anchors)), dtype=torch.bool, device=anchors.device)

@@ -1,4 +1,4 @@
-"""Norm layers of pyramid and heads."""
+"""Norm layers of the pyramid and the heads."""
 
 from math import gcd
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
-    """A norm layer.
+    """Build a norm layer.
 
     Args:
         kind: "batch" for trained batch norm; "group" for group norm with 32 groups (Wu and He 2018), or the largest

@@ -20,10 +20,10 @@ WITH_ACTIVATION = "BatchNormAct2d"
 
 
 class Synchronised:
-    """Makes a batch norm normalise by the images of all processes in training; stands in front of its class.
+    """Mixin, placed before the class of a batch norm, that normalizes by the images of all processes in training.
 
-    All processes must call it equally often. Without gradients, in evaluation mode and where no process group exists,
-    the layer is what it was, and no process waits for another.
+    All processes must call it equally often. Without gradients, in evaluation mode and without a process group,
+    the layer behaves as before, and no process waits for another.
     """
 
     training: bool
@@ -37,7 +37,7 @@ class Synchronised:
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()):
-            return super().forward(x)  # type: ignore[misc] - of the layer behind
+            return super().forward(x)  # type: ignore[misc] - the layer's own
         y, mean, var, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
@@ -59,10 +59,10 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, C, H, W) -> normalised, and the mean (C,), biased variance (C,) and count () over all processes."""
+        """(B, C, H, W) -> normalized, and the mean (C,), biased variance (C,) and count () over all processes."""
         own_var, own_mean = torch.var_mean(x.to(_precise(x)), dim=(0, 2, 3), correction=0)
         # One row for each process, so that the means are known before deviations from them are added up. The sum of
-        # squares alone would cancel where the mean is large.
+        # squares alone would cancel if the mean is large.
         rows = own_mean.new_zeros(dist.get_world_size(), 2 * x.shape[1] + 1)
         own_count = own_mean.new_full((1,), x.numel() // x.shape[1])
         rows[dist.get_rank()] = torch.cat([own_mean, own_var, own_count])
@@ -102,9 +102,9 @@ def _of_channels(values: Tensor) -> Tensor:
 
 
 def synchronise_batch_norm(network: nn.Module) -> None:
-    """Let every batch norm of `network` that is trained use the statistics of all processes. Names stay.
+    """Let every batch norm of `network` that is trained use the statistics of all processes. Names do not change.
 
-    Frozen layers, which are in evaluation mode, are left alone.
+    Frozen layers, which are in evaluation mode, do not change.
 
     Raises:
         ConfigError: a layer of another kind than BatchNorm2d and timm's BatchNormAct2d.

@@ -36,7 +36,7 @@ def area(boxes: Tensor) -> Tensor:
 
 def intersection(boxes: Tensor, others: Tensor) -> Tensor:
     """Area shared by each pair of boxes: (..., N, 4) and (..., M, 4) -> (..., N, M)."""
-    # The corners have no name: that would keep them in memory while the sizes are clamped.
+    # The corners are not assigned to variables, which would keep them in memory while the sizes are clamped.
     size = (
         torch.minimum(boxes[..., :, None, 2:], others[..., None, :, 2:])
         - torch.maximum(boxes[..., :, None, :2], others[..., None, :, :2])
@@ -63,7 +63,7 @@ def coverage(boxes: Tensor, regions: Tensor) -> Tensor:
 def encode(boxes: Tensor, references: Tensor, *, weights: tuple[float, float, float, float] = (1, 1, 1, 1)) -> Tensor:
     """Deltas (dx, dy, dw, dh) that transform `references` into `boxes` (Girshick et al. 2014, appendix C).
 
-    dx and dy are the shift of the centre in units of the reference's size. dw and dh are the logarithms of the ratio of
+    dx and dy are the shift of the center in units of the reference's size. dw and dh are the logarithms of the ratio of
     sizes. Each is multiplied by its weight.
 
     Args:

@@ -79,7 +79,7 @@ def first_kept(
 ) -> Tensor:
     """The first boxes kept in one image, best first: at most k, and at most k_per_group of each group.
 
-    1. Process the boxes in blocks, in order of falling score.
+    1. Process the boxes in blocks, in order of descending score.
     2. Remove boxes of the block that are suppressed by boxes kept earlier.
     3. Keep all remaining boxes, remove those that the kept ones suppress, and repeat until nothing changes. Each round
        decides at least one more box; two or three rounds decide nearly all.
@@ -187,7 +187,7 @@ def nms(
 ) -> tuple[Tensor, Tensor]:
     """Greedy non-maximum suppression of a batch: the first k boxes kept in each image.
 
-    1. Visit boxes in order of falling score; equal scores keep their order.
+    1. Visit boxes in order of descending score; equal scores keep their order.
     2. Keep a box unless its IoU with a kept box of the same group is above the threshold.
     3. Return the first k kept boxes, with at most k_per_group of each group.
 
@@ -195,13 +195,13 @@ def nms(
         boxes: (B, N, 4).
         scores: (B, N); a box with score -inf or nan is an empty slot and is never kept.
         groups: (B, N) int64 in 0..2**24 - 1, such as levels or classes. Boxes of different groups do not suppress each
-            other. None for a single group.
+            other. None means a single group.
         iou_threshold: in 0..1.
         k: length of the result.
-        k_per_group: None for no limit.
+        k_per_group: None means no limit.
 
     Returns:
-        index (B, k) int64 into N, in order of falling score, 0 in empty slots; valid (B, k) bool.
+        index (B, k) int64 into N, in order of descending score, 0 in empty slots; valid (B, k) bool.
 
     No gradient. The result equals `torchvision.ops.nms` on each image and group on a CPU.
     """

@@ -22,8 +22,8 @@ def first_kept(
 ) -> tuple[Tensor, Tensor]:
     """The first boxes kept in each image, best first: at most k, and at most k_per_group of each group.
 
-    The algorithm of `nms.first_kept`, with one program per image: blocks of candidates in order of falling score, each
-    compared with the kept boxes and then with itself, up to the k-th kept box.
+    The algorithm of `nms.first_kept`, with one program per image: blocks of candidates in order of descending score,
+    each compared with the kept boxes and then with itself, up to the k-th kept box.
 
     Args:
         boxes: (B, N, 4) float32.
@@ -66,12 +66,12 @@ def first_kept(
 
 @triton.jit
 def _first_kept(
-    boxes,  # (B, N, 4) by falling score
+    boxes,  # (B, N, 4) by descending score
     groups,  # (B, N)
     order,  # (B, N) positions before sorting
-    num_real,  # (B,) of N
-    kept_boxes,  # (B, k, 4) and
-    kept_groups,  # (B, k): space for kept boxes
+    num_real,  # (B,) number of candidates
+    kept_boxes,  # (B, k, 4) space for kept boxes
+    kept_groups,  # (B, k) and their groups
     index,  # (B, k) result
     num_kept,  # (B,) result
     count,  # N

@@ -34,8 +34,8 @@ def assign_levels(
 
     Args:
         boxes: (..., 4).
-        strides: of the pooled maps; powers of two, each twice the one before. If several maps have the same stride
-            (torchvision's MobileNetV3 pyramid), the first of them is used.
+        strides: strides of the pooled maps; powers of two, each twice the previous one. If several maps have the same
+            stride (torchvision's MobileNetV3 pyramid), the first of them is used.
 
     Returns:
         (...) int64 position in `strides`; 0 for a box without area.
@@ -50,7 +50,7 @@ def assign_levels(
 def roi_pool(features: Sequence[Tensor], rois: Tensor, level: Tensor, *, strides: Sequence[int], size: int) -> Tensor:
     """Maximum of each of S x S bins, after rounding corners to the grid of the map (Caffe's RoIPool).
 
-    Arguments are those of `roi_align`, with maps (B, C, Hl, Wl) in place of the table.
+    The arguments are the same as for `roi_align`, with maps (B, C, Hl, Wl) in place of the table.
     """
 
     def kernel(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
@@ -75,10 +75,10 @@ def roi_align(
         table: the maps; maps after the last of `strides` are not read.
         rois: (N, 5) index of the image, then the box on the canvas.
         level: (N,) int64 index of the map that each region is pooled from.
-        strides: canvas pixels between neighbouring pixels of each map.
+        strides: canvas pixels between neighboring pixels of each map.
         size: S.
         sampling_ratio: samples per bin and axis, at least 1.
-        aligned: shift by half a pixel, so that the value of a pixel is at its centre. Otherwise, regions are at least
+        aligned: shift by half a pixel, so that the value of a pixel is at its center. Otherwise, regions are at least
             one map pixel wide and high.
 
     Returns:
@@ -190,7 +190,7 @@ def _sample_axis(start: Tensor, end: Tensor, length: Tensor, sampling: Sampling)
     """
     size, ratio, aligned = sampling
     extent = end - start if aligned else (end - start).clamp(min=1)
-    extent = (extent / size)[:, None]  # of one bin
+    extent = (extent / size)[:, None]  # size of one bin
     bins = torch.arange(size, device=start.device, dtype=start.dtype)
     samples = (torch.arange(ratio, device=start.device, dtype=start.dtype) + 0.5) / ratio
     position = (start[:, None] + bins * extent)[:, :, None] + (samples * extent)[:, None]

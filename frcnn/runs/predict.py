@@ -180,8 +180,8 @@ def entry(image: LoadedImage, prediction: Prediction) -> dict[str, Any]:
 def find_images(sources: Sequence[Path], *, skip: Set[Path] = frozenset()) -> list[tuple[Path, Path]]:
     """Find the images of files and folders; returns the path of each image, and its path relative to its folder.
 
-    Each image is listed once. Files keep the given order; those of a folder are sorted. A file is listed whatever its
-    name. A missing file is listed too, and reported when it is read.
+    Each image is listed once. Files keep the given order; those of a folder are sorted. A file is listed regardless
+    of its name. A missing file is listed too, and reported when it is read.
 
     Args:
         skip: resolved paths that are not input images.
@@ -220,7 +220,7 @@ def picture_paths(
 ) -> list[tuple[Path, Path]]:
     """Choose the path of each annotated image: OUT/INNER.jpg, or INNER_2.jpg and so on if that path is taken.
 
-    Taken are the paths of files that exist, of other annotated images, of input images, and `taken` (resolved).
+    The paths of existing files, of other annotated images, of input images, and the resolved paths in `taken` are taken.
     """
     taken = {path.resolve() for path, _ in images} | taken
     pictures = []

@@ -86,7 +86,7 @@ class PredictionFiles:
         write_json(self.settings, settings)
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Append the line of one image and close the file, so that a kill of the program does not lose it."""
+        """Append the line of one image and close the file, so that it is not lost if the program is killed."""
         with explaining(self.lines), open(self.lines, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
 

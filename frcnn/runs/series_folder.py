@@ -70,7 +70,7 @@ def refuse_series(path: Path) -> None:
 
 
 def start_series(folder: SeriesFolder, seeds: Sequence[int], *, overwrite: bool, init_from: Path | None) -> None:
-    """Create the folder of a new series. With `overwrite`, delete every run in it, whatever its seed.
+    """Create the folder of a new series. With `overwrite`, delete every run in it, regardless of its seed.
 
     seeds.json is written before the first run, because it holds the initial weights for the runs of a resumed series.
     """

@@ -1,4 +1,4 @@
-"""One training run: build it, resume it, train it. `train` is the Python API."""
+"""Build, resume and train one run. `train` is the Python API."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +58,7 @@ def train(
         out: the run folder. Default: runs/NAME for a config file NAME.yaml; required otherwise.
         resume: True continues the run in `out`. "auto" continues it, or starts it if there is no run. A process that
             torchrun has restarted always uses "auto".
-        init_from: a run folder, a checkpoint or a weight file to take initial weights from, as far as they fit. Ignored
+        init_from: a run folder, a checkpoint or a weight file; the weights that fit become the initial weights. Ignored
             if the run is resumed.
         overwrite: delete the run that `out` holds.
         check_data: check the data briefly before a new run.
@@ -171,7 +171,7 @@ def train_run(
     """Build one run, and train or resume it. Every rank calls it.
 
     Args:
-        name: of the config, for the log.
+        name: name of the config, for the log.
         prepare: creates the folder of a new run, on rank 0, after everything is built.
     """
     resumed, source = load_run(folder, config, world) if is_resumed else (None, folder.last)

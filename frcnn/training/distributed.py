@@ -19,8 +19,8 @@ from frcnn.model.speed.device import find_device
 Result = TypeVar("Result")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for another rank. The other ranks wait while rank 0 evaluates, which can take minutes. A rank
-that ends is detected within seconds, by its closed connection or by torchrun."""
+"""Maximum time that a rank waits for another rank. The other ranks wait while rank 0 evaluates, which can take minutes.
+A rank that ends is detected within seconds, by its closed connection or by torchrun."""
 
 
 class World(NamedTuple):

@@ -1,4 +1,4 @@
-"""Initialize a model with the weights of another training run, as far as they fit."""
+"""Initialize a model with the weights of another training run that fit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def initialize_from(model: nn.Module, path: Path, *, class_names: Sequence[str])
     the model do not change.
 
     Args:
-        class_names: of the model. If the file has other class names, the layers with a row for each class are skipped,
+        class_names: class names of the model. If the file has others, the layers with a row for each class are skipped,
             even if the number of classes is the same.
 
     Raises:

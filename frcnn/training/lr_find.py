@@ -77,7 +77,7 @@ def find_lr(experiment: Experiment, folder: Path) -> list[str]:
 def range_test(experiment: Experiment) -> RangeTest:
     """Do optimizer steps on the first batches of the run, with a learning rate that grows by a constant factor.
 
-    1. The rate grows from 1e-6 to 1 in 120 steps. Clipping, accumulation and precision are those of training. The
+    1. The rate grows from 1e-6 to 1 in 120 steps. Clipping, accumulation and precision are as in training. The
        schedule and its warm-up are not used.
     2. The loss is smoothed with an exponential mean, corrected for its start.
     3. The test stops when the smoothed loss is 4 times its lowest value, or when the loss is not finite.

@@ -23,7 +23,7 @@ class LossMeter:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.names: list[str] = []  # of the losses, known from the first step on
+        self.names: list[str] = []  # names of the losses, known from the first step on
         self.sums = torch.zeros(1, device=device)  # each loss, and their total
         self.num_steps = 0
 

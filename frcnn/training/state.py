@@ -54,7 +54,7 @@ class Progress:
     skipped: int = 0
     """Steps that were skipped because they were not finite."""
     rewinds: int = 0
-    """How often the run went back to a checkpoint for that reason. Each rewind changes the random draws."""
+    """Number of times the run went back to a checkpoint for that reason. Each rewind changes the random draws."""
     standstill_reference: float | None = None
     """Metric of the last evaluation that was an improvement; None before the first evaluation."""
     standstill_evaluations: int = 0

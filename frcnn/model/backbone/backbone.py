@@ -27,7 +27,7 @@ class Backbone(PartlyFrozen):
     Args:
         body: images -> list of maps, fine to coarse.
         neck: list of maps -> tuple of maps; None to return the maps of `body`.
-        strides: of the returned maps, fine to coarse, including the extra level.
+        strides: strides of the returned maps, fine to coarse, including the extra level.
         channels: C, the same for all returned maps.
         num_roi_levels: number of maps that regions are pooled from, which excludes the extra level.
         is_channels_last: `body` returns maps (B, H, W, C).
@@ -52,7 +52,7 @@ class Backbone(PartlyFrozen):
         self.is_channels_last = is_channels_last
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Normalised images (B, 3, H, W) -> maps (B, C, ceil(H / stride), ceil(W / stride)), fine to coarse."""
+        """Normalized images (B, 3, H, W) -> maps (B, C, ceil(H / stride), ceil(W / stride)), fine to coarse."""
         maps = self.body(images)
         if self.is_channels_last:
             maps = [level.permute(0, 3, 1, 2) for level in maps]  # (B, H, W, C) -> (B, C, H, W)
@@ -78,29 +78,29 @@ def build_backbone(
     head: str,
     dropout: float,
 ) -> tuple[Backbone, nn.Module | None]:
-    """Build the backbone, and the head of regions if it consists of later layers of the trunk.
+    """Build the backbone, and the box head if it consists of later layers of the trunk.
 
     1. Cut the trunk into the layers up to the last map that is used, and the layers of the head.
     2. Load weights into both.
     3. Add the pyramid.
     4. Freeze the first stages, and all batch norm if it is not trained.
 
-    Which of these settings can be combined is checked by the config (`config.schema.model`).
+    The config (`config.schema.model`) checks which of these settings can be combined.
 
     Args:
         name: one of `TORCHVISION_TRUNKS`, or timm/NAME.
         weights: "imagenet", a path (see `pretrained.read_weights`), or None for random weights.
         frozen_stages: number of frozen stages, counted from the stem.
         norm: "frozen_bn" freezes every batch norm; "bn" and "sync_bn" do not.
-        norm_eps: epsilon of batch norm; None for the network's own.
+        norm_eps: epsilon of batch norm; None keeps the network's own.
         stride_in_1x1, dilated_res5, stem_pool: see `trunks.build_torchvision_trunk`.
         neck: "none" or "fpn".
-        strides: of the trunk's maps; one without a neck, with a neck powers of two, each twice the one before. None for
-            [16] without a neck and [4, 8, 16, 32] with one; for mobilenet_v3_large with a neck, the two maps of stride
-            32 that torchvision's detector uses.
+        strides: strides of the trunk's maps; a single one without a neck; powers of two with a neck, each twice the
+            previous one. None uses [16] without a neck and [4, 8, 16, 32] with one; for mobilenet_v3_large with a neck,
+            the two maps of stride 32 that torchvision's detector uses.
         neck_channels, neck_norm, neck_init, extra_level: see `FeaturePyramid`; unused without a neck.
         head: "vgg_fc", "res5", or a kind that does not use layers of the trunk.
-        dropout: of vgg_fc.
+        dropout: dropout probability of vgg_fc.
 
     Returns:
         The backbone; and a head (N, C, h, w) -> (N, D) or (N, D, h', w') with an attribute `out_channels`, or None.

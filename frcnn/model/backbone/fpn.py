@@ -13,7 +13,7 @@ class FeaturePyramid(nn.Module):
     """Combine coarse and fine maps into levels with the same number of channels.
 
     1. Apply a 1x1 convolution to each map, which gives `channels` channels.
-    2. From coarse to fine, upsample each map (nearest neighbour) and add it to the next finer one.
+    2. From coarse to fine, upsample each map (nearest neighbor) and add it to the next finer one.
     3. Apply a 3x3 convolution to each sum.
     4. With `extra_level`, add a level of every second pixel of the coarsest output (P6).
 

@@ -116,7 +116,7 @@ def load_trunk(state: Mapping[str, Tensor], *, body: nn.Module, head: nn.Module 
 
     Args:
         state: state dict of a classification network or a detector.
-        body, head: of a `Trunk`.
+        body, head: networks of a `Trunk`.
         source: name of the weights in messages.
 
     Raises:

@@ -34,7 +34,7 @@ class Trunk(NamedTuple):
     strides: tuple[int, ...]
     """Strides of the maps."""
     head: PartlyFrozen | None = None
-    """The later layers of the network, if they are used as the head of regions."""
+    """The later layers of the network, if they are used as the box head."""
     is_channels_last: bool = False
     """Maps are (B, H, W, C), as in timm's Swin."""
 
@@ -162,7 +162,7 @@ def keep_existing(body: nn.Module, stages: Sequence[Sequence[str]]) -> tuple[tup
 def _build_vgg16(wanted: Sequence[int], *, head: str, dropout: float) -> Trunk:
     """Five stages of 3x3 convolutions, conv1 to conv5, each followed by a pool. Maps are outputs before the pool.
 
-    The output of the last pool is the map of stride 32. Initialised as in torchvision (He et al. 2015).
+    The output of the last pool is the map of stride 32. Initialized as in torchvision (He et al. 2015).
     """
     layers: list[nn.Module] = []
     stages: list[list[str]] = []

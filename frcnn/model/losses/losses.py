@@ -24,7 +24,7 @@ from frcnn.ops import boxes as box_ops
 from frcnn.structures import AnchorLabels, Losses, RoiSamples, RpnOutput
 
 MeanCount = Callable[[Tensor], Tensor]
-"""From a count of samples to its mean over the processes that train together."""
+"""Maps a count of samples to its mean over the processes that train together."""
 
 
 def own_count(count: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class RpnLoss:
         Args:
             sampled: objectness (B, S), deltas (B, S, 4) of the sampled anchors.
             anchors: (A, 4).
-            labels: of all anchors.
+            labels: labels of all anchors.
             gt_boxes: (B, G, 4), indexed by `labels.matched`.
             index: (B, S) int64 into A.
             valid: (B, S) bool.

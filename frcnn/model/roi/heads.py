@@ -21,7 +21,7 @@ class ConvFcHead(nn.Module):
         num_fcs: 1 or 2.
         norm: "none", or "group" or "batch" norm after each convolution. The statistics of batch norm include empty
             slots, which are regions of the upper left pixel. Slots are empty only if too few proposals are left.
-        init: initialisation of the fully connected layers, see `initialise`.
+        init: initialization of the fully connected layers, see `initialise`.
     """
 
     def __init__(

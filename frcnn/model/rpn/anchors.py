@@ -42,13 +42,13 @@ class AnchorGenerator(nn.Module):
     Args:
         sizes: for each level, square roots of the areas of its anchors in canvas pixels.
         ratios: height / width, the same on every level.
-        strides: canvas pixels between neighbouring positions of each level.
+        strides: canvas pixels between neighboring positions of each level.
         rounding: see `cell_anchors`.
-        centre: "corner" or "middle", the point of a position on which its anchors are centred.
+        centre: "corner" or "middle", the point of a position on which its anchors are centered.
         strides_from: "level" places anchors `strides` apart. "canvas" computes the distance as canvas // map size on
             each axis, as torchvision does; the result is the same if the canvas is a multiple of the stride.
 
-    Position (i, j) of a level covers pixels from (stride * j, stride * i). Its anchors are centred on this corner, or
+    Position (i, j) of a level covers pixels from (stride * j, stride * i). Its anchors are centered on this corner, or
     half a stride further.
     """
 

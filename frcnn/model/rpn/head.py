@@ -23,7 +23,7 @@ class RpnHead(nn.Module):
 
     Args:
         in_channels: channels of the maps.
-        channels: channels of the 3x3 convolutions; None for `in_channels`.
+        channels: channels of the 3x3 convolutions; None uses `in_channels`.
         num_anchors: k.
         num_convs: number of 3x3 convolutions, each followed by ReLU.
         objectness: "sigmoid" or "softmax".

@@ -27,7 +27,7 @@ class ProposalSelector:
     post_nms_top_n: int
     """P."""
     post_nms_top_n_per_level: int | None
-    """None for no limit."""
+    """None means no limit."""
     nms_threshold: float
     """IoU in 0..1."""
     min_box_size: float
@@ -37,7 +37,7 @@ class ProposalSelector:
     score_threshold: float
     """Probability in 0..1."""
     skip_padding: bool
-    """Ignore anchors whose centre is in the padding."""
+    """Ignore anchors whose center is in the padding."""
     max_growth: float | None
     """See `ops.boxes.decode`."""
     plus_one: bool
@@ -50,7 +50,7 @@ class ProposalSelector:
         """Select P = post_nms_top_n proposals per image, best first. No gradient. Fixed shapes.
 
         Args:
-            output: of all anchors.
+            output: outputs for all anchors.
             anchors: (A, 4).
             anchors_per_level: L counts whose sum is A.
         """

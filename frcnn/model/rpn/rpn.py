@@ -27,7 +27,7 @@ class RpnStep(NamedTuple):
 
 
 class RegionProposalNetwork(RpnHead):
-    """The RPN. It is itself the head, so that its layers keep the names of the state dict (`rpn.convs`, ...).
+    """The RPN. It is a subclass of its head, so that the layers keep their names in state dicts (`rpn.convs`, ...).
 
     Args:
         in_channels: channels of the maps.

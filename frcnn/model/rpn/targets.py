@@ -36,7 +36,7 @@ class AnchorLabeller:
     inside_only: bool
     """Train only on anchors wholly inside the image."""
     skip_padding: bool
-    """Train only on anchors whose centre is inside the image."""
+    """Train only on anchors whose center is inside the image."""
 
     @torch.no_grad()
     def __call__(self, anchors: Tensor, ground_truth: GroundTruth, image_sizes: Tensor) -> AnchorLabels:
@@ -66,7 +66,7 @@ class AnchorSampler:
         """Sample anchors. The result is a function of the arguments alone.
 
         Args:
-            labels: of all anchors.
+            labels: labels of all anchors.
             positions: (A,) see `AnchorGenerator.positions`.
             seed: (B,) see `Batch.seed`.
 

@@ -35,10 +35,10 @@ class CompiledDetector(nn.Module):
 
     Args:
         detector: the detector to compile. It is trained, saved and evaluated as usual.
-        tell: called with a line for the log whenever a graph was compiled.
-        setting: the option or key that asks for compiling, for messages.
+        tell: called with a line for the log after each compilation of a graph.
+        setting: the option or key that requests compilation, for messages.
         use_cuda_graphs: record a CUDA graph of each canvas, which saves launch overhead and costs memory.
-        backend: of `torch.compile`. Tests use one that needs no compiler.
+        backend: backend of `torch.compile`. Tests use one that does not need a compiler.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ def compiled_detector(
     setting: str,
     tell: Callable[[str], None] = tqdm.write,
 ) -> CompiledDetector | FasterRCNN:
-    """The detector, compiled if `choice` asks for it. Errors are those of `check_compiler`."""
+    """Return the detector, compiled if `choice` requests it. Raises the errors of `check_compiler`."""
     if not choice:
         return detector
     check_compiler(choice, device, setting=setting)

@@ -6,7 +6,7 @@ from frcnn.errors import ConfigError
 
 
 def find_device(name: str, *, setting: str = "device") -> torch.device:
-    """The device of a name: `auto` is the GPU if there is one, else the CPU. Other names are PyTorch's.
+    """Find a device by name: `auto` is the GPU if there is one, else the CPU. Other names are PyTorch's.
 
     Args:
         setting: the option or key that contains the name, for messages.

@@ -49,7 +49,7 @@ class _Folding:
         assert own is not None
         positions = x.shape[0] * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
         if not torch.compiler.is_compiling() and positions < own[0].numel():
-            y = super().forward(x)  # type: ignore[misc] - of the convolution
+            y = super().forward(x)  # type: ignore[misc] - the convolution's
             scale, shift = scale_and_shift(self.norm[0])
             return torch.addcmul(shift[:, None, None], y, scale[:, None, None]).to(y.dtype)
         if self.keeps_kernels(x):

@@ -1,4 +1,6 @@
-"""The guard between the gradients and the weights: a step that is not finite must not reach them, nor be lost."""
+"""The guard between the gradients and the weights. A step that is not finite must neither change the weights nor be
+lost.
+"""
 
 # pyright: reportPrivateImportUsage=false
 # (torch has no public name for its operators on lists of tensors, torch._foreach_*)
@@ -36,17 +38,18 @@ class Guard:
     fp16, gradients overflow regularly and GradScaler skips such steps; then only the loss is checked. Every rank comes
     to the same result.
 
-    At once: the result is read before the update, with one host sync per step. A bad step changes neither weights nor
-    optimizer, and `take_back` restores the buffers.
+    With `at_once`, the result is read before the update, with one host sync per step. A bad step changes neither the
+    weights nor the optimizer, and `take_back` restores the buffers.
 
-    Later: nothing is read, the first bad step is noted on the device, and copies of trainable weights and of buffers
-    follow the training until then: `bad_step` reads the note, and `before` gives what the bad step began with. The
-    model must keep its tensors; only their values may change.
+    Otherwise the result is not read in the step. The first bad step is recorded on the device, and copies of trainable
+    weights and of buffers follow the training until then. `bad_step` reads the record, and `before` returns the state
+    before the bad step. The model must keep its tensors; only their values may change.
     """
 
     def __init__(self, model: nn.Module, world: World, *, at_once: bool, is_scaled: bool, memory: int) -> None:
         """
         Args:
+            at_once: read the result of each step before the update, see `Guard`.
             is_scaled: gradients are scaled by the gradient scaler of fp16.
             memory: largest number of steps between two calls of `bad_step`.
         """
@@ -61,12 +64,12 @@ class Guard:
         self.copies = {name: value.clone() for name, value in values.items()}
         self.bits = list(zip(bits(self.copies), bits(values), strict=True))
         self.bad: int | None = None
-        """Number of the last step if it was bad; at once only."""
+        """Number of the last step if it was bad; only with `at_once`."""
         self.in_a_row = 0
-        """Bad steps since the last good step; at once only."""
+        """Bad steps since the last good step; only with `at_once`."""
 
     def begin(self, step: int) -> None:
-        """Remember what step `step` begins with. Where the verdict comes later, copy the weights too."""
+        """Record the state before step `step`. Without `at_once`, copy the weights too."""
         buffers = {name: value.clone() for name, value in self.model.named_buffers()} if self.at_once else {}
         self.recent.append(StateBefore(step, torch_random_state(), buffers))
         is_sound = self.first_bad < 0
@@ -100,19 +103,19 @@ class Guard:
         return True
 
     def bad_step(self, *, look: bool) -> int | None:
-        """Number of the bad step. At once: of the last step. Later: of the first bad step, if `look` (host sync)."""
+        """The last step if it was bad, with `at_once`; otherwise the first bad step, read if `look` (host sync)."""
         if self.at_once or not look:
             return self.bad
         step = int(self.first_bad)
         return step if step >= 0 else None
 
     def take_back(self) -> None:
-        """Restore the buffers to their values before the last step; at once only."""
+        """Restore the buffers to their values before the last step; only with `at_once`."""
         for name, value in self.model.named_buffers():
             value.copy_(self.recent[-1].buffers[name])
 
     def before(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor | None], dict[str, float]]:
-        """Of the bad step: weights and buffers it began with, the generators' state, and its losses on this rank."""
+        """Weights and buffers before the bad step, the state of the generators, and this rank's losses in the step."""
         state = next(each for each in self.recent if each.step == step)
         weights = {name: value.detach().cpu() for name, value in (self.model.state_dict() | self.copies).items()}
         weights |= {name: value.cpu() for name, value in state.buffers.items() if name in weights}
@@ -121,7 +124,7 @@ class Guard:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a training step may change: the entries of the state dict that are not frozen parameters."""
+    """The state that a training step may change: all entries of the state dict except frozen parameters."""
     state = model.state_dict(keep_vars=True).items()
     return {name: value.detach() for name, value in state if value.requires_grad or not isinstance(value, nn.Parameter)}
 

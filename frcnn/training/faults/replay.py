@@ -35,7 +35,7 @@ def replay(saved: dict[str, Any], *, device: torch.device) -> Iterator[str]:
     4. Each image alone. Random draws for an image depend on its own seed, so only batch norm can make a difference
        between an image alone and in its batch.
 
-    On another device than that of the run, results differ in the last digits and dropout draws differ.
+    On a different device than the run's, results differ in the last digits, and dropout draws differ.
     """
     config = parse_config(saved["config"], source="the bad step")
     set_tf32(config.train.tf32)
