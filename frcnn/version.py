@@ -1,4 +1,4 @@
-"""The version of the package and the folder it is installed in. Imports nothing, so every room may use it."""
+"""The version of the package and the folder it is installed in. Imports nothing, so every subpackage may use it."""
 
 from pathlib import Path
 

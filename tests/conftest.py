@@ -1,10 +1,10 @@
-"""Fixtures every room's tests share."""
+"""Fixtures shared by all tests."""
 
 import os
 from pathlib import Path
 
-# One thread: a process of its own keeps each core busy (pytest-xdist). Read by PyTorch when it is imported, here and in
-# the processes that tests start.
+# One thread, because pytest-xdist keeps each core busy with its own process. PyTorch reads this when it is imported,
+# here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -32,13 +32,13 @@ def seeded():
 
 @pytest.fixture(autouse=True)
 def full_float32():
-    """No TensorFloat-32 on a GPU: its rounding would hide what a comparison is made to show."""
+    """Disable TensorFloat-32 on a GPU, because its rounding would hide the differences that tests look for."""
     set_tf32(False)
 
 
 @pytest.fixture(scope="session")
 def shared_path():
-    """Path of real data by its name below $FRCNN_SHARED (default: `shared` beside the checkout); skips where absent."""
+    """Path of real data by its name below $FRCNN_SHARED (default: `shared` next to the checkout); skips if missing."""
     folder = Path(os.environ.get("FRCNN_SHARED", ROOT.parent / "shared"))
 
     def find(name: str) -> Path:

@@ -21,7 +21,7 @@ LITERALS = [b"1e999", b"NaN", b"-Infinity", b"9" * 5000, b"[" * 3000, b'{"a":' *
 
 
 def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
-    """One to four changes, half of them in the first 64 bytes, where headers stand."""
+    """One to four changes, half of them in the first 64 bytes, which contain headers."""
     changed = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 4])):
         size = len(changed)
@@ -52,7 +52,7 @@ def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 def mutate_tree(rng: random.Random, value: Any) -> Any:
-    """Some values of a tree of dicts and lists swapped for others, moved, repeated or taken out. May change `value`."""
+    """Replace, move, repeat or remove some values of a tree of dicts and lists. May change `value`."""
     for _ in range(rng.choice([1, 1, 2, 5])):
         value = _mutate_node(rng, value)
     return value
@@ -82,7 +82,7 @@ def mutate_json(rng: random.Random, data: bytes) -> bytes:
     if rng.random() < 0.3:
         return mutate_bytes(rng, data)
     text = json.dumps(mutate_tree(rng, json.loads(data)))
-    if rng.random() < 0.1:  # a literal that no tree holds
+    if rng.random() < 0.1:  # a literal that does not occur in trees
         numbers = [match.span() for match in re.finditer(r"-?\d+(\.\d+)?", text)]
         start, end = rng.choice(numbers) if numbers else (0, 0)
         return text[:start].encode() + rng.choice(LITERALS) + text[end:].encode()
@@ -150,7 +150,7 @@ def mutate_yaml(rng: random.Random, data: bytes) -> bytes:
 
 
 def mutate_lines(rng: random.Random, data: bytes) -> bytes:
-    """Columns and lines of a text."""
+    """Change columns and lines of a text."""
     if rng.random() < 0.3:
         return mutate_bytes(rng, data)
     lines = [line.split(" ") for line in data.decode().split("\n")]
@@ -163,7 +163,7 @@ def mutate_lines(rng: random.Random, data: bytes) -> bytes:
 
 
 def mutate_zip(rng: random.Random, data: bytes) -> bytes:
-    """A torch file whose archive is whole and whose entries are not."""
+    """Damage the entries of a torch file, in a valid archive."""
     if rng.random() < 0.3:
         return mutate_bytes(rng, data)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -193,7 +193,7 @@ OPERATIONS = [b"(", b"0", b"2", b"N", b"t", b"\x85", b"R", b"r\xff\xff\xff\x7f",
 
 
 def mutate_pickle(rng: random.Random, data: bytes) -> bytes:
-    """Numbers and names of a pickle; its operations stay mostly in step."""
+    """Change numbers and names in a pickle; most of its operations stay valid."""
     if rng.random() < 0.4:
         return mutate_bytes(rng, data)
     changed = bytearray(data)

@@ -192,7 +192,7 @@ def _weight_readers(folder: Path) -> dict[str, Reader]:
     model = build_detector(
         config.model, num_classes=2, mean=config.data.mean, std=config.data.std, channels="rgb", pretrained=False
     )
-    # Weights of the right shapes that take no room: the fuzz is of what describes them.
+    # Weights of the right shapes that need no memory, because only their description is fuzzed.
     state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in model.state_dict().items()}
     checkpoint = {
         "format": 1,

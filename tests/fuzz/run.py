@@ -29,7 +29,7 @@ MEMORY = 4 * 2**30
 
 
 class TookTooLong(BaseException):
-    """No Exception, so that no reader takes it for a fault of its file."""
+    """Not an Exception, so that no reader treats it as a fault of its file."""
 
 
 class Crash(NamedTuple):
@@ -41,7 +41,7 @@ class Crash(NamedTuple):
 
 
 class Outcome:
-    """What came of the inputs of one reader."""
+    """The results of the inputs of one reader."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -62,7 +62,7 @@ def fuzz(name: str, reader: Reader, rng: random.Random, outcome: Outcome, *, kee
         content = _mutated(reader, rng, content)
     reader.path.write_bytes(content)
     if keep is not None:
-        (keep / "current").write_bytes(content)  # what was read when the process itself died
+        (keep / "current").write_bytes(content)  # the input that was read when the process died
     start = time.process_time()
     try:
         with _time_limit(SECONDS_PER_INPUT):
@@ -83,7 +83,7 @@ def fuzz(name: str, reader: Reader, rng: random.Random, outcome: Outcome, *, kee
 def _mutated(reader: Reader, rng: random.Random, content: bytes) -> bytes:
     try:
         return reader.mutate(rng, content)
-    except Exception:  # what is broken already may be past this kind of change
+    except Exception:  # input that is already broken may not allow this kind of change
         return content[: rng.randrange(len(content) + 1)]
 
 
@@ -98,7 +98,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise TookTooLong
 
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # of the processor, so that a busy machine fails no test
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time, so that tests do not fail on a busy machine
     try:
         yield
     finally:
@@ -108,7 +108,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings that broken files are full of."""
+    """Suppress the warnings that broken files cause."""
     logger = logging.getLogger("frcnn")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

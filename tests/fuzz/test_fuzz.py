@@ -1,4 +1,4 @@
-"""A few broken files for every reader; `python -m tests.fuzz.run` goes on as long as one likes."""
+"""A few broken files for every reader; `python -m tests.fuzz.run` tries more."""
 
 import random
 

@@ -67,7 +67,7 @@ def test_a_kill_while_evaluating_repeats_the_evaluation(whole, tmp_path, monkeyp
 
 
 def run_and_resume(rank: int, folder: Path) -> None:
-    """In one process of two: an uninterrupted run, then one that is killed and resumed twice."""
+    """On one of two ranks: an uninterrupted run, then a run that is killed and resumed twice."""
     settings = SETTINGS | {"steps": 6, "eval_every": 5}
     with join_world("cpu") as world:
         run(folder / "whole", world=world, **settings)
@@ -85,7 +85,7 @@ def test_two_ranks_resume_bit_identically(tmp_path):
 
 
 def start(config: Path, out: Path, *options: str, ranks: int) -> list[subprocess.Popen]:
-    """The processes as torchrun starts them."""
+    """Start the processes as torchrun does."""
     port = free_port()
     arguments = [sys.executable, "-m", "frcnn.cli.main", "train", str(config), "--out", str(out), *options]
     common = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -153,7 +153,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
 
 @pytest.mark.slow
 def test_fifty_sigkills(tmp_path):
-    """Half of them while a checkpoint is written, the others at any moment, some before the run has resumed."""
+    """Half of them occur while a checkpoint is written, the others at any moment, some before the run has resumed."""
     config = tmp_path / "tiny.yaml"
     settings = tiny_settings(
         steps=120, checkpoint_every=1, eval_every=20, log_every=1, num_logged_images=0, data={"workers": 1}

@@ -155,7 +155,7 @@ def propose_with(objectness, *, deltas=None, anchors, per_level=None, size=(100,
 def test_proposals_are_clipped_suppressed_and_sorted():
     anchors = [[0.0, 0, 20, 20], [1, 0, 21, 20], [50, 50, 130, 90], [-30, -30, -10, 95], [110, 0, 150, 20]]
     proposals = propose_with([1.0, 2.0, 3.0, 4.0, 5.0], anchors=anchors)
-    # 3 is empty once clipped, 4 is centred in the padding, 0 is suppressed by 1.
+    # 3 is empty once clipped, 4 is centered in the padding, 0 is suppressed by 1.
     assert proposals.valid[0].tolist() == [True, True, False, False]
     assert proposals.boxes[0, :2].tolist() == [[50, 50, 100, 90], [1, 0, 21, 20]]
     assert proposals.scores[0].tolist() == [3, 2, -torch.inf, -torch.inf]
@@ -246,7 +246,7 @@ def test_detections_lie_in_the_image_and_not_in_its_padding():
 
 
 def test_an_image_gives_the_same_features_alone_and_padded():
-    """Padding is 0 after normalisation and not black, so it does not depend on the size of the canvas."""
+    """Padding is 0 after normalization and not black, so it does not depend on the size of the canvas."""
     detector, batch = small_detector().eval(), random_batch()
     normalised = detector.normalise(batch.images, batch.image_sizes)
     assert (normalised[1, :, 96:] == 0).all() and (normalised[1, :, :, 128:] == 0).all()

@@ -1,4 +1,4 @@
-"""Boxes are compared with ground truth in a bounded memory, in few operators, and with one result."""
+"""Boxes are compared with ground truth in bounded memory, with few operators, and with equal results for all chunks."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def count_operators(*, slots: int) -> int:
 
 
 def test_more_slots_take_no_more_operators_while_memory_allows():
-    """102 of them with 8 slots and with 64; a chunk of 8 slots at a time took 788 with 64."""
+    """There are 102 operators for both 8 and 64 slots. Chunks of 8 slots took 788 for 64 slots."""
     counts = {slots: count_operators(slots=slots) for slots in (8, 16, 32, 64)}
     assert counts[64] <= 110 and len(set(counts.values())) == 1, counts
 
@@ -63,7 +63,7 @@ def test_the_result_is_the_same_for_every_number_of_slots_at_once(monkeypatch, s
 
 
 def test_the_memory_stays_within_its_limit(monkeypatch):
-    """Beside it lies the result, of which a new version is made for each chunk."""
+    """The result is also in memory, and each chunk creates a new version of it."""
     boxes, ground_truth = boxes_and_ground_truth(boxes=20000, slots=64)
     result = sum(field.nbytes for field in match_boxes(boxes, ground_truth))
     whole = 40000 * 64 * matching.PAIR_BYTES

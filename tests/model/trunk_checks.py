@@ -1,4 +1,4 @@
-"""Checks of every backbone, whatever its network."""
+"""Checks that apply to every backbone."""
 
 import math
 

@@ -114,7 +114,7 @@ class CurrentDevice:
         monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", self.exchange)
 
     def exchange(self, index: int) -> int:
-        """Set it unless `index` is negative; give the one before."""
+        """Set the device unless `index` is negative; return the previous one."""
         before = self.index
         self.index = index if index >= 0 else before
         return before

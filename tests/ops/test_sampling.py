@@ -54,7 +54,7 @@ def test_keys_are_those_of_a_scalar_hash():
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("stride", [1, 3, 2**16])
 def test_keys_look_random(seeds, stride):
-    """Keys are uniform, and uncorrelated between neighbouring positions, neighbouring images and purposes."""
+    """Keys are uniform, and uncorrelated between neighboring positions, neighboring images and purposes."""
     position = torch.arange(500) * stride
     key = random_keys(SEEDS[seeds], position, purpose=1).double() / 2**32
     other = random_keys(SEEDS[seeds], position, purpose=2).double() / 2**32

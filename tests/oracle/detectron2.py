@@ -1,6 +1,6 @@
 """Detectron2's R50 detectors as functions of a state dict with its names, from the documented formulas.
 
-Boxes are continuous, anchors centred on corners of positions, background is the last class. One image at a time.
+Boxes are continuous, anchors centered on corners of positions, background is the last class. One image at a time.
 """
 
 import math
@@ -23,7 +23,7 @@ def conv_norm(state, name, x, *, stride=1, padding=0, dilation=1):
 
 
 def res_stage(state, prefix, stage, x, *, stride, dilation=1):
-    """The stride is in the first 1x1 convolution, as in the networks of MSRA."""
+    """The stride is in the first 1x1 convolution, as in MSRA's networks."""
     for block in range(BLOCKS[stage - 2]):
         name = f"{prefix}res{stage}.{block}"
         step = stride if block == 0 else 1

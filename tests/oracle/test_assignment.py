@@ -97,7 +97,7 @@ def test_an_ignore_region_is_never_matched():
     [(False, False, [0, 0, 0]), (False, True, [0, 0, -1]), (True, True, [0, -1, -1])],
 )
 def test_anchors_off_the_image(inside_only, skip_padding, expected):
-    """One inside an image of 100 x 100, one over its border, one centred in the padding."""
+    """One inside an image of 100 x 100, one over its border, one centered in the padding."""
     anchors = torch.tensor([[0.0, 0, 10, 10], [90, 90, 105, 105], [100, 0, 120, 20]])
     label_anchors = dataclasses.replace(LABEL, inside_only=inside_only, skip_padding=skip_padding)
     labels = label_anchors(anchors, ground_truth_of([torch.zeros(0, 4)]), torch.tensor([[100, 100]]))

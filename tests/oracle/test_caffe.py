@@ -1,6 +1,6 @@
 """The original arithmetic (`plus_one`, rounded anchors) against an independent implementation in whole pixels.
 
-Ours are continuous edges: the whole pixels x1..x2 are the box [x1, x2 + 1].
+Our boxes have continuous edges: the whole pixels x1..x2 are the box [x1, x2 + 1].
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def test_anchors_of_a_map_and_what_each_choice_changes():
 
 
 def test_arithmetic_of_whole_pixels_equals_that_of_their_edges():
-    """IoU and encoding with + 1 on whole pixels equal ours on edges; only decoding differs."""
+    """IoU and encoding with + 1 on whole pixels equal our results on edges; only decoding differs."""
     generator = np.random.default_rng(0)
     corner = generator.integers(0, 200, (50, 2))
     boxes = np.concatenate([corner, corner + generator.integers(0, 90, (50, 2))], axis=1)
@@ -186,11 +186,11 @@ def test_ground_truth_spans_whole_pixels_of_the_canvas():
     assert torch.equal(detector._ground_truth(ground_truth, torch.tensor([1.6])).boxes, boxes)
 
 
-def test_roi_pool_against_bins_computed_by_hand():
+def test_roi_pool_equals_manually_computed_bins():
     """A region of pixels 24..103 x 8..55 at stride 16: columns round(1.5)=2 to round(6.44)=6, rows 1 to 3.
 
     Five columns in 2 bins: floor(0)..ceil(2.5) = 0..3 and floor(2.5)..ceil(5) = 2..5, so columns 2-4 and 4-6; three
-    rows: 0..2 and 1..3, so rows 1-2 and 2-3. Maps count upwards, so each maximum is the last pixel of its bin.
+    rows: 0..2 and 1..3, so rows 1-2 and 2-3. Values of the map increase, so each maximum is the last pixel of its bin.
     """
     feature = torch.arange(80.0).view(1, 1, 8, 10)
     pooling = RoiPooling(

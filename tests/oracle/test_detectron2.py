@@ -98,7 +98,7 @@ def test_detections_equal_its_formulas(kind, state, ours, image):
 
 
 def test_rpn_losses_are_divided_by_256_an_image():
-    """Also if fewer anchors were sampled. The box loss is L1."""
+    """This also holds if fewer anchors were sampled. The box loss is L1."""
     torch.manual_seed(0)
     anchors = torch.rand(300, 2).repeat(1, 2) * 100 + torch.tensor([0.0, 0, 30, 40])
     objects = torch.tensor([[[5.0, 5, 60, 70], [40, 30, 90, 120]]] * 2)

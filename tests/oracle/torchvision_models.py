@@ -18,7 +18,7 @@ NAMES = (
     "fasterrcnn_mobilenet_v3_large_320_fpn",
 )
 BASE = Path(__file__).resolve().parents[2] / "configs" / "base"
-# v2's head costs 0.1 GFLOP a region.
+# v2's head costs 0.1 GFLOP per region.
 FEWER = {"rpn_post_nms_top_n_train": 300, "rpn_post_nms_top_n_test": 100, "box_batch_size_per_image": 64}
 OUR_FEWER = (
     "model.rpn.post_nms_top_n.train=300",
@@ -36,7 +36,7 @@ def random_model(name, images, *, num_classes, seed=3):
     """Their detector with random parameters and statistics, in evaluation mode.
 
     Activations of a trained network have about unit size; those of random weights grow from layer to layer until every
-    score is 0 or 1 and nothing can be told from the detections. So statistics of the backbone's batch norm are drawn
+    score is 0 or 1 and the detections say nothing. So statistics of the backbone's batch norm are drawn
     around those of `images`, and the layers of RPN and head are scaled by their output on them.
     """
     torch.manual_seed(seed)
@@ -119,9 +119,9 @@ def our_detector(name, theirs, *, num_classes, dtype=torch.float32, **overrides)
 
 
 def batch_of(model, images, dtype):
-    """Their normalised and padded batch, without a resize.
+    """Their normalized and padded batch, without a resize.
 
-    Normalised on the scale 0..255, as ours: on theirs, 0..1, the result differs by a rounding, which random layers
+    Normalized on the scale 0..255, as ours: on theirs, 0..1, the result differs by a rounding, which random layers
     make large.
     """
     model.transform.image_mean, model.transform.image_std = MEAN, STD

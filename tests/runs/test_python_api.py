@@ -138,7 +138,7 @@ def test_the_names_are_listed_and_imported_on_first_use():
 
 
 def test_a_run_of_the_api_is_one_of_the_command(result):
-    """config.yaml and env.json of a run from a dict are those of any run."""
+    """config.yaml and env.json of a run from a dict are the same as for any run."""
     config = yaml.safe_load((result.folder / "config.yaml").read_text())
     assert parse_config(config, source="test") == tiny_config(**SETTINGS)
     assert json.loads((result.folder / "env.json").read_text())["format"] == 1

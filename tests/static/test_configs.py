@@ -1,4 +1,4 @@
-"""Every config in configs/ loads, round-trips, matches the JSON Schema's promise and builds its model."""
+"""Every config in configs/ loads, round-trips, fits the JSON Schema and builds its model."""
 
 import json
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ FRAGMENT = ("data.train.format=shapes", "data.val.format=shapes", "train.steps=1
 
 
 def load(path):
-    """The files in base/ leave data and length to others; they are checked with the demo's data."""
+    """The files in base/ do not set data and length; they are checked with the demo's data."""
     return load_config(path, FRAGMENT if path.parent.name == "base" else ())
 
 
@@ -80,7 +80,7 @@ def _check_keys(value, node, definitions):
 
 
 def _options(node, definitions):
-    """The alternatives of a schema node, references followed."""
+    """The alternatives of a schema node, with references resolved."""
     if "$ref" in node:
         return _options(definitions[node["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in node:
@@ -91,8 +91,8 @@ def _options(node, definitions):
 @pytest.mark.parametrize(
     ("peer", "empty"), [("torchvision", "drop"), ("mmdetection", "drop"), ("detectron2", "drop_crowd_only")]
 )
-def test_peers_leave_out_images_without_objects(peer, empty):
-    """Each config of a peer, by itself or by its base."""
+def test_configs_of_peers_skip_images_without_objects(peer, empty):
+    """Each config of a peer sets data.empty, itself or in its base."""
     paths = sorted((CONFIGS / "base").glob(f"{peer}_*.yaml"))
     assert paths
     for path in paths:

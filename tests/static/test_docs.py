@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, and the reference of keys is that of the schema."""
+"""The documentation: all links resolve, and the reference of keys matches the schema."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who imports whom: the rooms of the package keep to the directions of the design."""
+"""The subpackages import each other only in the directions of the design."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted([*(ROOT / "frcnn").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
-# The rooms in layers, the lowest first. A room may import itself and what its entry names, always from a lower layer.
+# Subpackages by layer, lowest first. A subpackage may import itself and the names in its entry, all of lower layers.
 EVERYTHING = ("frcnn",)
 LAYERS: list[dict[str, tuple[str, ...]]] = [
     {"frcnn.errors": (), "frcnn.structures": (), "frcnn.annotations": (), "frcnn.version": ()},
@@ -74,12 +74,12 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
     },  # the Python API, imported on first use
     {"benchmarks": (*EVERYTHING, "benchmarks")},
 ]
-MAY_IMPORT = {room: allowed for layer in LAYERS for room, allowed in layer.items()}
-# `config` is read in these modules only: where things are built, and in the rooms that run them.
+MAY_IMPORT = {package: allowed for layer in LAYERS for package, allowed in layer.items()}
+# Only these modules read `config`: those that build objects, and the subpackages that run them.
 READS_CONFIG = (
     r"frcnn\.\w+\.build_\w+|frcnn\.analyze\.analyze|frcnn\.(config|inference|training|runs|cli)(\.\w+)*|benchmarks\.\w+"
 )
-# Third-party packages of the rooms that promise to need few.
+# Allowed third-party packages of the subpackages that need only a few.
 THIRD_PARTY = {
     "frcnn.structures": {"torch", "torchvision"},
     "frcnn.ops": {"torch", "torchvision"},
@@ -99,7 +99,7 @@ def name_of(path):
 
 
 def imports_of(path):
-    """Dotted names a file imports, inside functions too; `from a import b` counts as a.b where that is a module."""
+    """Dotted names a file imports, inside functions too; `from a import b` counts as a.b if that is a module."""
     tree = ast.parse(path.read_text())
     found = set()
     for node in ast.walk(tree):
@@ -118,13 +118,13 @@ def _is_module(name):
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def _within(name, room):
-    return name == room or name.startswith(f"{room}.")
+def _within(name, package):
+    return name == package or name.startswith(f"{package}.")
 
 
 def _rule(rules, name):
     """Key of the rule for a module: its longest prefix."""
-    return max((room for room in rules if _within(name, room)), key=len, default=None)
+    return max((package for package in rules if _within(name, package)), key=len, default=None)
 
 
 @pytest.fixture(params=MODULES, ids=name_of)
@@ -134,26 +134,28 @@ def module(request):
 
 def test_directions(module):
     name = name_of(module)
-    room = _rule(MAY_IMPORT, name)
-    assert room is not None and (room != "frcnn" or name == "frcnn"), f"{name} belongs to no room of LAYERS"
+    package = _rule(MAY_IMPORT, name)
+    assert package is not None and (package != "frcnn" or name == "frcnn"), f"{name} is not part of any entry of LAYERS"
     for imported in imports_of(module):
-        if imported.partition(".")[0] not in ("frcnn", "benchmarks") or (room != "frcnn" and _within(imported, room)):
+        if imported.partition(".")[0] not in ("frcnn", "benchmarks") or (
+            package != "frcnn" and _within(imported, package)
+        ):
             continue
-        allowed = [each for each in MAY_IMPORT[room] if each != "frcnn" or MAY_IMPORT[room] is EVERYTHING]
-        if room == "benchmarks" or (_within(imported, "frcnn.config") and re.fullmatch(READS_CONFIG, name)):
+        allowed = [each for each in MAY_IMPORT[package] if each != "frcnn" or MAY_IMPORT[package] is EVERYTHING]
+        if package == "benchmarks" or (_within(imported, "frcnn.config") and re.fullmatch(READS_CONFIG, name)):
             continue
         assert any(_within(imported, each) for each in allowed), f"{name} may not import {imported}"
 
 
-def test_no_room_imports_a_higher_one():
-    layer_of = {room: number for number, layer in enumerate(LAYERS) for room in layer}
+def test_no_package_imports_a_higher_one():
+    layer_of = {package: number for number, layer in enumerate(LAYERS) for package in layer}
     for path in MODULES:
-        room = _rule(MAY_IMPORT, name_of(path))
+        package = _rule(MAY_IMPORT, name_of(path))
         for imported in imports_of(path):
             other = _rule(MAY_IMPORT, imported)
-            if other not in (None, room):
-                assert layer_of[other] < layer_of[room], (
-                    f"{name_of(path)} (layer {layer_of[room]}) imports {imported} (layer {layer_of[other]})"
+            if other not in (None, package):
+                assert layer_of[other] < layer_of[package], (
+                    f"{name_of(path)} (layer {layer_of[package]}) imports {imported} (layer {layer_of[other]})"
                 )
 
 
@@ -176,7 +178,7 @@ def test_no_cycles():
 
 
 def test_file_names_are_unique():
-    """A file name means one thing. Names of data formats, metrics and commands may repeat where they mean the same."""
+    """A file name has one meaning. Names of data formats, metrics and commands may repeat if they mean the same."""
     allowed = {
         "__init__",
         "coco",
@@ -224,7 +226,7 @@ def test_tools_are_wrappers():
 
 
 @pytest.mark.parametrize("folder", ["frcnn", "benchmarks", "tests", "tools"])
-def test_no_drawer_for_odds_and_ends(folder):
+def test_no_modules_for_miscellaneous_helpers(folder):
     names = {path.stem for path in (ROOT / folder).rglob("*") if path.suffix == ".py" or path.is_dir()}
     assert not names & {"utils", "util", "misc", "common", "helpers", "helper"}
 

@@ -1,4 +1,4 @@
-"""On a GPU the step makes nothing out of Python numbers that would have to be copied there: the host would wait."""
+"""On a GPU the step creates no tensors from Python numbers, because copying them would make the host wait."""
 
 import traceback
 from pathlib import Path
@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "frcnn"
 
 
 class Transfers(TorchDispatchMode):
-    """Notes the lines of the package from which a tensor goes from one device to another."""
+    """Records the lines of the package that copy a tensor from one device to another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class Transfers(TorchDispatchMode):
 
 
 def on_gpu(tensor):
-    """A tensor of that shape without data, on a GPU that need not be there; under FakeTensorMode."""
+    """A tensor with this shape and without data, on a GPU that need not exist; under FakeTensorMode."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
 
 
 def move(detector):
-    """As `detector.to`, which cannot make data into no data."""
+    """Like `detector.to`, which cannot replace real tensors with fake ones."""
     for module in detector.modules():
         for name, parameter in module.named_parameters(recurse=False):
             module._parameters[name] = torch.nn.Parameter(on_gpu(parameter), requires_grad=parameter.requires_grad)

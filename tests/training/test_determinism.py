@@ -1,4 +1,4 @@
-"""A training run depends on its config only: not on workers, ranks or the parts of a batch."""
+"""A training run depends only on its config, not on workers, ranks or the parts of a batch."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def difference(result: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, di
 def test_ranks_and_parts_train_as_one_process(tmp_path):
     """20 steps on 4 images in one process, on two ranks and in two parts: equal except for the order of additions.
 
-    Where the images' counts differ, ranks need each other's to be equal to one process.
+    If the counts of the images differ, each rank needs the counts of the others to equal one process.
     """
     cases = {"full": FULL, "partial": PARTIAL | {"steps": 3}}
     spawn_ranks(train_on_ranks, tmp_path, cases)

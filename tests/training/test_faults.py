@@ -48,7 +48,7 @@ def config(tmp_path_factory) -> Path:
 
 
 def start(path: Path, on_step, *, world=WORLD, **settings):
-    """A new run that calls a function after each step."""
+    """Start a new run that calls a function after each step."""
     folder = RunFolder(path)
     if world.is_main:
         prepare_folder(folder, overwrite=False)
@@ -124,7 +124,7 @@ def test_the_message_names_the_signal_and_a_series_is_resumed(config, tmp_path, 
 
 
 def signal_one_rank(rank: int, folder: Path) -> None:
-    """In one process of two: a run in which only rank 1 gets a signal."""
+    """On one of two ranks: a run in which only rank 1 gets a signal."""
     on_step = signal_at(1, signal.SIGTERM) if rank == 1 else lambda done: None
     with join_world("cpu") as world:
         try:

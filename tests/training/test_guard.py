@@ -55,7 +55,7 @@ def bits_of(tensor: torch.Tensor) -> bytes:
 
 
 def test_the_copies_are_of_the_weights_before_the_first_bad_step():
-    """To the bit, whatever the weights become: nan, infinities and signed zeros among them."""
+    """Bit-identical for any values of the weights, including nan, infinities and signed zeros."""
     model = a_model()
     guard = late_guard(model)
     kept = []

@@ -94,7 +94,7 @@ def test_the_optimizer_uses_the_values_of_the_config():
 
 @pytest.fixture
 def nan_in_empty_tensors():
-    """Let `torch.empty` and its relatives give nan instead of whatever the memory holds."""
+    """Let `torch.empty` and similar functions return nan instead of uninitialized memory."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -129,7 +129,7 @@ def weights_after_steps(*, with_overflow: bool, **settings) -> list[list[torch.T
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_first_step_that_overflows_in_fp16_is_left_out(nan_in_empty_tensors, optimizer):
+def test_a_first_step_that_overflows_in_fp16_is_skipped(nan_in_empty_tensors, optimizer):
     """The weights stay as they are, and the next step is the optimizer's first."""
     start, skipped, second = weights_after_steps(with_overflow=True, optimizer=optimizer)
     start_alone, alone = weights_after_steps(with_overflow=False, optimizer=optimizer)

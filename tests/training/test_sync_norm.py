@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of all processes: model.backbone.norm sync_bn."""
+"""Batch norm with the statistics of all processes: model.backbone.norm sync_bn."""
 
 import copy
 
@@ -98,7 +98,7 @@ def test_is_one_graph(tmp_path):
 
 
 def settings(norm: str, **train):
-    """Images of one size, so that the canvases of the ranks are that of one process."""
+    """Images of one size, so that the ranks have the same canvas as one process."""
     data = {"short_side": 64, "jitter": {"brightness": 0.2}}
     raw = tiny_settings(data=data, batch_size=4, steps=3, lr=0.005, **train)
     raw["model"]["backbone"] |= {"norm": norm, "neck_norm": "batch"}
@@ -132,7 +132,7 @@ def test_two_ranks_train_as_one_process(tmp_path):
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-8, atol=1e-9)
-    assert not torch.allclose(apart, expected_losses, rtol=1e-3)  # the test sees the difference it is about
+    assert not torch.allclose(apart, expected_losses, rtol=1e-3)  # the test can detect the difference
 
 
 def test_one_process_trains_as_with_bn():
@@ -154,7 +154,7 @@ def test_names_and_detections_are_those_of_bn():
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
-def test_frozen_layers_are_left_alone():
+def test_frozen_layers_do_not_change():
     module = nn.Sequential(norm().eval())
     synchronise_batch_norm(module)
     assert type(module[0]) is nn.BatchNorm2d

@@ -1,4 +1,4 @@
-"""Where float32 means TensorFloat-32 on a CUDA device. The switch can be read without one."""
+"""Operations that use TensorFloat-32 on a CUDA device. The setting can be read without a GPU."""
 
 from pathlib import Path
 

@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
     return path, rates
 
 
-def test_the_head_of_the_log_says_what_the_listed_classes_leave_out():
+def test_the_start_of_the_log_names_the_classes_that_are_skipped():
     settings = tiny_settings()
     assert "data.classes" not in describe(build_experiment(parse_config(settings, source="test"), WORLD))
     settings["data"]["classes"] = ["star"]
@@ -182,7 +182,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_valid_weights(tmp_path):
 
 
 def test_overflowing_weights_are_not_saved(tmp_path):
-    """The loss of the first step is finite, its update is not."""
+    """The loss of the first step is finite, but its update is not."""
     schedule = {"kind": "cosine", "warmup_steps": 0}
     with pytest.raises(TrainingError, match="after step 1 the weights are not finite.*train.lr"):
         run(tmp_path / "run", lr=3e38, weight_decay=1000.0, checkpoint_every=1, schedule=schedule)
