@@ -39,7 +39,10 @@ def _voc_claim(first: int | None, last: int | None) -> str:
     if first == 0 and last == -1:
         return "coordinates seem to start at 0; add 1 to all four, otherwise boxes lie a pixel too far up and left"
     if first == 0 and last == 0:
-        return "coordinates seem to be edges from 0 to the width; add 1 to xmin and ymin, else boxes are too large"
+        return (
+            "coordinates seem to be edges from 0 to the width; add 1 to xmin and ymin, otherwise boxes are a pixel too "
+            "large"
+        )
     if first == 0:
         return "coordinates seem to start at 0, but VOC starts at 1; boxes may lie a pixel too far up and left"
     return ""
