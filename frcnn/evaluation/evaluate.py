@@ -8,7 +8,7 @@ from frcnn.evaluation.coco import evaluate_coco
 from frcnn.evaluation.voc import evaluate_voc
 
 FAMILIES = {"coco": "", "voc": "voc_"}
-"""Families of metrics in the order of a report, and the prefix of their names where all metrics are in one table."""
+"""Families of metrics in the order of a report, and the prefix of their names in a table of all metrics."""
 TITLES = {"mAP_11point": "11-point", "voc_AP": "VOC AP", "voc_AP_11point": "11-point"}
 """Column titles that differ from the metric's name."""
 METRICS_PER_LINE = 6
@@ -29,8 +29,8 @@ def compute_metrics(
         class_names: K names; label k is class_names[k - 1].
         backend: implementation of COCO's metrics, see `evaluate_coco`.
 
-    A family of metrics is a function of records, detections and class names. It returns values by name, and under
-    per_class such values for each class. To add one, write its module and enter it here and in `FAMILIES`.
+    A family of metrics is a function of records, detections and class names. It returns values by name, and
+    values for each class under per_class. To add one, write its module and enter it here and in `FAMILIES`.
 
     Returns:
         plain data that can be written as JSON, without NaN:
@@ -61,7 +61,7 @@ def compute_metrics(
 
 
 def flat_metrics(report: dict[str, Any]) -> dict[str, float | None]:
-    """The metrics of all families by one name each: AP and the other COCO metrics, voc_mAP, voc_mAP_11point."""
+    """The metrics of all families in one mapping: AP and the other COCO metrics, voc_mAP, voc_mAP_11point."""
     return {
         f"{prefix}{metric}": value for family, prefix in FAMILIES.items() for metric, value in report[family].items()
     }
