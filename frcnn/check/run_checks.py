@@ -42,7 +42,7 @@ class Check:
     is_filter: bool
     """Whether data.classes lists the classes, so that objects of other classes are skipped."""
     counts: dict[str, ClassCounts]
-    """By split."""
+    """Counts by split."""
     findings: list[Finding]
     """All findings, most severe first."""
     histograms: dict[str, dict[str, Any]]

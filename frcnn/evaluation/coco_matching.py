@@ -86,7 +86,7 @@ def evaluate_tables(
 
 
 def _rank_detections(detections: DetectionTable, image_rank: np.ndarray) -> _Ranked:
-    """Step 1."""
+    """Step 1: the best detections of each class and image, sorted."""
     key = detections.labels * len(image_rank) + image_rank[detections.image]
     order = np.lexsort([-detections.scores, key])
     starts = runs(key[order])

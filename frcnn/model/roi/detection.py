@@ -33,7 +33,7 @@ class DetectionSelector:
     """D."""
     pre_nms_top_n: int
     min_box_size: float
-    """Canvas pixels."""
+    """In canvas pixels."""
     max_growth: float | None
     """See `ops.boxes.decode`."""
     plus_one: bool

@@ -65,13 +65,13 @@ class CompiledDetector(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Losses:
-        """`FasterRCNN.forward_train`."""
+        """Run `FasterRCNN.forward_train`, compiled."""
         slots = batch.ground_truth.valid.shape[1]
         with_free_canvas(batch.images, *batch[1:-1], *batch.ground_truth)
         return self._call(self._train, f"{describe(batch.images)}, {slots} ground-truth slots", batch)
 
     def forward_detect(self, images: Tensor, image_sizes: Tensor, original_sizes: Tensor | None = None) -> Detections:
-        """`FasterRCNN.forward_detect`."""
+        """Run `FasterRCNN.forward_detect`, compiled."""
         with_free_canvas(images, image_sizes, *([] if original_sizes is None else [original_sizes]))
         return self._call(self._detect, describe(images), images, image_sizes, original_sizes)
 
