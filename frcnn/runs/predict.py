@@ -208,7 +208,7 @@ def find_images(sources: Sequence[Path], *, skip: Set[Path] = frozenset()) -> li
 
 
 def remove_pictures(pictures: Set[Path], out: Path) -> None:
-    """Delete the annotated images (resolved) of an earlier run; nothing else, and nothing outside `out`."""
+    """Delete the annotated images of an earlier run, given as resolved paths, if they are JPEG files inside `out`."""
     for picture in pictures:
         if picture.suffix == ".jpg" and picture.is_relative_to(out.resolve()):
             with explaining(picture):
@@ -220,7 +220,7 @@ def picture_paths(
 ) -> list[tuple[Path, Path]]:
     """Choose the path of each annotated image: OUT/INNER.jpg, or INNER_2.jpg and so on if that path is taken.
 
-    The paths of existing files, of other annotated images, of input images, and the resolved paths in `taken` are taken.
+    The paths of existing files, other annotated images and input images are taken, and so are the resolved `taken`.
     """
     taken = {path.resolve() for path, _ in images} | taken
     pictures = []

@@ -231,7 +231,7 @@ def test_resume_with_other_images(checkpoint, photos, tmp_path, capsys):
 
 
 def test_a_kill_while_results_are_replaced_leaves_no_old_results(checkpoint, photos, tmp_path, monkeypatch):
-    """Otherwise --resume would take results of another threshold for its own."""
+    """Otherwise --resume would keep results with another threshold."""
     out = tmp_path / "out"
     arguments = [checkpoint, str(photos), "--device", "cpu", "--out", str(out)]
     assert main([*arguments, "--score-threshold", "0.0"]) == 1
