@@ -76,6 +76,8 @@ def _override(files: list[Layer], overrides: Sequence[str], *, given: Iterable[s
         given: strings that the user passed, besides the overrides. Import paths among them may be imported (see
             `files.code`).
     """
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides: expected a list such as ['train.lr=0.01'], found the string {overrides!r}")
     changes = [_parse_override(text) for text in overrides]
     raw = _merge_all(files)
     if changes:

@@ -84,7 +84,11 @@ def predict_files(
         UserError: `out` holds the results of an earlier run, or of one with other settings, or cannot be written.
     """
     files = PredictionFiles(out)
-    settings = {"checkpoint": checksum(find_checkpoint(Path(source))), "score_threshold": score_threshold}
+    settings = {
+        "checkpoint": checksum(find_checkpoint(Path(source))),
+        "score_threshold": score_threshold,
+        "working folder": str(Path.cwd()),  # relative paths in the results start here
+    }
     earlier = Earlier()
     if files.exist():
         if not (resume or overwrite):

@@ -49,18 +49,20 @@ def train(
 ) -> TrainingResult:
     """Train a detector and evaluate it, as `frcnn train` does.
 
-    Messages are printed to stdout and progress to stderr. Under torchrun every process must make the same call.
+    Messages are printed to stdout and progress to stderr. Under torchrun every process must make the same call. The
+    call seeds PyTorch's global random state, and train.deterministic and train.tf32 stay set for the process.
 
     Args:
         config: a YAML file, a `Config`, or a dict with the content of a YAML file. With `resume` it may be omitted; the
             run's own config is used.
-        overrides: changes of the config, as on the command line: `["train.lr=0.01", "data.workers=4"]`.
+        overrides: changes of the config, as on the command line: `["train.lr=0.01", "data.workers=4"]`. Code that a
+            dict names by import path is imported only if an override contains the path.
         out: the run folder. Default: runs/NAME for a config file NAME.yaml; required otherwise.
         resume: True continues the run in `out`. "auto" continues it, or starts it if there is no run. A process that
             torchrun has restarted always uses "auto".
         init_from: a run folder, a checkpoint or a weight file; the weights that fit become the initial weights. Ignored
             if the run is resumed.
-        overwrite: delete the run that `out` holds.
+        overwrite: delete the run that `out` holds. Cannot be combined with `resume`.
         check_data: check the data briefly before a new run.
 
     Returns:
@@ -79,6 +81,8 @@ def train(
         print(result.report["coco"]["AP"])
         predictions = frcnn.load(result.folder).predict("street.jpg")
     """
+    if resume and overwrite:
+        raise ConfigError("resume continues a run and overwrite deletes it: set one of them only")
     folder = RunFolder(default_folder(config, out))
     refuse_series(folder.path)
     if config is None and not resume:

@@ -42,16 +42,16 @@ def own_device(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such device, or there are fewer GPUs than processes.
     """
-    device = find_device(name, setting="train.device")
-    if device.type != "cuda" or device.index is not None:
-        return device
+    if name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return find_device(name, setting="train.device")
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f"process {local_rank + 1} of this machine has no GPU: there are {torch.cuda.device_count()}. Start one "
             "process per GPU, or set train.device=cpu"
         )
-    return torch.device("cuda", local_rank)
+    # Tested with its number: a test of "cuda" would start CUDA on GPU 0 in every process.
+    return find_device(f"cuda:{local_rank}", setting="train.device")
 
 
 @contextmanager

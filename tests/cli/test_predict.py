@@ -230,6 +230,18 @@ def test_resume_with_other_images(checkpoint, photos, tmp_path, capsys):
     assert "1 of 6 images could not be read" in capsys.readouterr().err
 
 
+def test_resume_in_another_working_folder_is_refused(checkpoint, tmp_path, monkeypatch, capsys):
+    """Relative paths of the earlier results would name other files, so every image would be predicted again."""
+    save_noise(tmp_path / "photos" / "0.png")
+    arguments = [str(Path(checkpoint).resolve()), "--device", "cpu", "--out", str(tmp_path / "out")]
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "photos"]) == 0
+    monkeypatch.chdir(tmp_path / "photos")
+    assert main([*arguments, "../photos", "--resume"]) == 2
+    assert "made with working folder" in capsys.readouterr().err
+    assert len(lines_of(tmp_path / "out")) == 1
+
+
 def test_a_kill_while_results_are_replaced_leaves_no_old_results(checkpoint, photos, tmp_path, monkeypatch):
     """Otherwise --resume would keep results with another threshold."""
     out = tmp_path / "out"

@@ -142,3 +142,13 @@ def test_a_run_of_the_api_is_one_of_the_command(result):
     config = yaml.safe_load((result.folder / "config.yaml").read_text())
     assert parse_config(config, source="test") == tiny_config(**SETTINGS)
     assert json.loads((result.folder / "env.json").read_text())["format"] == 1
+
+
+def test_resume_and_overwrite_cannot_be_combined(tmp_path):
+    with pytest.raises(ConfigError, match="resume continues a run and overwrite deletes it"):
+        frcnn.train(out=tmp_path / "run", resume=True, overwrite=True)
+
+
+def test_overrides_are_a_list(tmp_path):
+    with pytest.raises(ConfigError, match=r"overrides: expected a list .* found the string 'train.lr=1'"):
+        frcnn.train("configs/demo.yaml", overrides="train.lr=1", out=tmp_path / "run")

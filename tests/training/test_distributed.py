@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError
+from frcnn.training import distributed
 from frcnn.training.distributed import World, broadcast, done_by_main, gather, join_world, mean_over_ranks, own_device
 from tests.training.ranks import spawn_ranks
 
@@ -19,6 +20,21 @@ def test_a_single_process_does_not_communicate():
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
 def test_a_missing_device(name):
     with pytest.raises(ConfigError, match=f"train.device.*{name}"):
+        own_device(name)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_process_tests_its_own_gpu_only(monkeypatch, name):
+    """A test of "cuda" would start CUDA on GPU 0 in every process."""
+    tested = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(distributed, "find_device", lambda name, *, setting: tested.append(name))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    own_device(name)
+    assert tested == ["cuda:1"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="process 3 of this machine has no GPU: there are 2"):
         own_device(name)
 
 
