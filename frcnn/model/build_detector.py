@@ -216,13 +216,13 @@ def _build_roi_head(
 
 def _require_trainable(model: ModelConfig, backbone: Backbone) -> None:
     """Raise ConfigError if layers without pretrained weights are frozen: they would stay random."""
+    needed = []
     if model.backbone.norm == "frozen_bn" and has_batch_norm(backbone.body):
-        raise ConfigError(
-            "model.backbone.norm is frozen_bn but model.backbone.weights is null, so the statistics to freeze do not "
-            "exist. Set weights, or norm: bn"
-        )
+        needed.append("model.backbone.norm=bn")
     if model.backbone.frozen_stages > 0:
+        needed.append("model.backbone.frozen_stages=0")
+    if needed:
         raise ConfigError(
-            f"model.backbone.frozen_stages is {model.backbone.frozen_stages} but model.backbone.weights is null, so "
-            "frozen layers would stay random. Set weights, or frozen_stages: 0"
+            "model.backbone.weights is null, so frozen layers would stay random. Set weights, or train these layers: "
+            f"{' '.join(needed)}"
         )

@@ -9,9 +9,11 @@ import torch
 import torchvision
 from torch import nn
 
-from frcnn.errors import CheckpointError
+from frcnn.config.schema import ModelConfig
+from frcnn.errors import CheckpointError, ConfigError
 from frcnn.model.backbone.pretrained import load_trunk, read_imagenet_weights, read_weights
 from frcnn.model.backbone.trunks import TORCHVISION_TRUNKS
+from frcnn.model.build_detector import build_detector
 from tests.model.trunk_checks import build
 
 IMAGENET_FILES = {
@@ -214,6 +216,12 @@ def test_imagenet_without_a_network(hub, monkeypatch):
     assert "Name or service not known" in message
     assert str(hub / "resnet18-f37072fd.pth") in message
     assert "model.backbone.weights to the path of a weight file, or to null" in message
+
+
+def test_frozen_layers_without_weights():
+    settings = ModelConfig.model_validate({"backbone": {"name": "resnet18", "weights": None}})
+    with pytest.raises(ConfigError, match=r"model\.backbone\.norm=bn model\.backbone\.frozen_stages=0$"):
+        build_detector(settings, num_classes=3, mean=[0.0] * 3, std=[1.0] * 3)
 
 
 def test_imagenet_with_a_broken_file_in_the_cache(hub):
