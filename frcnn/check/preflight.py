@@ -54,7 +54,8 @@ def _judge_objects(train_set: DetectionDataset, val_set: DetectionDataset) -> li
         return ["the training set has no usable box, so nothing can be learned; check the annotations"]
     if absent := _names(train_set, train == 0):
         warnings.append(
-            f"the training set has no object of class {absent}; remove it from data.classes or annotate some"
+            f"the training set has no object of class {absent}; annotate some, or list only the other classes in "
+            "data.classes"
         )
     if not val.sum():
         warnings.append("the validation set has no usable box: all metrics will be 0 or undefined")

@@ -33,7 +33,7 @@ def test_warnings(tmp_path):
     settings = voc.settings(classes=["cat", "dog", "bird", "N/A 7"])
     settings["model"]["anchors"]["sizes"] = [[4.0], [5.0], [500.0]]
     text = "\n".join(lines_for(settings))
-    assert "warning: the training set has no object of class bird; remove it" in text
+    assert "warning: the training set has no object of class bird; annotate some, or list only" in text
     assert "warning: 1 of 5 validation images are also in the training set" in text
     assert "1 of 13 sampled image files cannot be used, for example " in text and "val_0.png" in text
     assert "warning: the anchors fit badly: 100% of the boxes have no anchor with IoU >= 0.3" in text
