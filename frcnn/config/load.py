@@ -18,7 +18,7 @@ from frcnn.files.limits import CONFIG_BASES, CONFIG_BYTES
 from frcnn.files.reading import read_text, shown
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file and apply overrides.
 
     1. Read the file, its `base`, the base of the base, and so on.

@@ -145,7 +145,7 @@ def load(path: str | Path, *, device: str = "auto", compiled: bool = False) -> P
         CheckpointError: the checkpoint is missing or cannot be used. The message names the file and the reason.
         ConfigError: there is no such device, or no compiler.
 
-    Example::
+    Example:
 
         predictor = frcnn.load("runs/demo")
         for prediction in predictor.predict(["street.jpg", "park.jpg"], score_threshold=0.7):

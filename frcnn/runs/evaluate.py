@@ -64,7 +64,7 @@ def evaluate(
         DataError: the dataset or the detections cannot be used, or the dataset has other classes.
         UserError: a file cannot be written.
 
-    Example::
+    Example:
 
         evaluation = frcnn.evaluate("runs/demo", overrides=["eval.batch_size=4"])
         print(evaluation.report["coco"]["AP50"])

@@ -75,9 +75,9 @@ def train(
         TrainingError: training failed: a loss is not finite, the disk or the memory is full.
         frcnn.training.faults.stop.Stopped: training got SIGINT or SIGTERM; the state is saved.
 
-    Example::
+    Example:
 
-        result = frcnn.train("configs/demo.yaml", overrides=["train.steps=100"], out="runs/short")
+        result = frcnn.train("configs/demo.yaml", overrides=["train.steps=100"])
         print(result.report["coco"]["AP"])
         predictions = frcnn.load(result.folder).predict("street.jpg")
     """
