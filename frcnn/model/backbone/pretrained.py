@@ -101,7 +101,7 @@ def read_imagenet_weights(name: str) -> tuple[str, StateDict]:
     except Exception as error:  # network, hub, disk and broken files raise various errors
         raise CheckpointError(
             f"cannot get the ImageNet weights of {name} from {source} ({type(error).__name__}: {_first_line(error)}). "
-            f"They are cached in {cache}; delete a broken file there. Without internet access, copy them to this place "
+            f"They are stored in {cache}; delete a broken file there. Without internet access, copy them to this place "
             "from another machine, or set model.backbone.weights to the path of a weight file, or to null for random "
             "weights"
         ) from error
