@@ -1,5 +1,7 @@
 """Reading image files of any kind as 8-bit RGB."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000"
 """The supported formats by their Pillow names. The others are rare, little tested, or run another program (EPS)."""
 
 ORIENTATION_TAG = 0x0112
+TURNED = (5, 6, 7, 8)
+"""The EXIF orientations that exchange height and width."""
 
 
 class DecodedImage(NamedTuple):
@@ -55,23 +59,45 @@ def read_image(path: Path | str) -> Tensor:
 def decode_image(path: Path | str) -> DecodedImage:
     """`read_image` with information about the file."""
     path = Path(path)
+    with _opened(path) as image:
+        mode, raw_mode, stored_size = image.mode, _raw_mode(image), (image.height, image.width)
+        pixels = None
+        if image.format == "JPEG" and mode in ("RGB", "L"):
+            pixels = decode_sequential(path, height=image.height, width=image.width)
+        if pixels is None:
+            image.load()
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        if pixels is None:
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels = _to_tensor(image)
+        else:
+            pixels = turn_upright(pixels, orientation)
+        return DecodedImage(pixels, mode, raw_mode, stored_size, orientation)
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of the pixels that `read_image` returns, from the header of the file if possible.
+
+    The EXIF orientation of PNG and TIFF may follow the pixels, so Pillow decodes these files.
+
+    Raises:
+        DataError: the file is missing, is not an image, or has too many pixels.
+    """
+    with _opened(Path(path)) as image:
+        if image.format == "TIFF":
+            image.load()  # turns the pixels
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        return (image.width, image.height) if orientation in TURNED else (image.height, image.width)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image whose header is within the limits. Errors while it is read become a DataError."""
     try:
         size_of(path)
         with Image.open(path, formats=_readable_formats()) as image:
             IMAGE_PIXELS.check(image.width * image.height, path, error=DataError)
-            mode, raw_mode, stored_size = image.mode, _raw_mode(image), (image.height, image.width)
-            pixels = None
-            if image.format == "JPEG" and mode in ("RGB", "L"):
-                pixels = decode_sequential(path, height=image.height, width=image.width)
-            if pixels is None:
-                image.load()
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            if pixels is None:
-                ImageOps.exif_transpose(image, in_place=True)
-                pixels = _to_tensor(image)
-            else:
-                pixels = turn_upright(pixels, orientation)
-            return DecodedImage(pixels, mode, raw_mode, stored_size, orientation)
+            yield image
     except FileNotFoundError:
         raise DataError(f"{path}: image file not found") from None
     except UnidentifiedImageError:
@@ -90,7 +116,7 @@ def decode_image(path: Path | str) -> DecodedImage:
 
 def turn_upright(pixels: Tensor, orientation: int) -> Tensor:
     """Rotate and mirror stored (3, H, W) pixels by EXIF orientation 1 to 8. Other numbers have no effect."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in TURNED:
         pixels = pixels.transpose(1, 2)
     flipped = [axis for axis, orientations in ((1, (3, 4, 7, 8)), (2, (2, 3, 6, 7))) if orientation in orientations]
     return pixels.flip(flipped) if flipped else pixels

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from frcnn.data import images, jpeg
-from frcnn.data.images import decode_image, read_image
+from frcnn.data.images import decode_image, image_size, read_image
 from frcnn.errors import DataError
 
 
@@ -278,3 +278,22 @@ def test_a_size_that_pillow_did_not_see_is_not_decoded(tmp_path, monkeypatch):
     with (tmp_path / "a.jpg").open("ab") as file:
         file.write(bytes(2**20 + 9 * 14 * 4))
     assert jpeg.decode_sequential(tmp_path / "a.jpg", height=9, width=14) is None
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp", "gif"])
+def test_the_size_of_a_file_is_that_of_its_upright_pixels(tmp_path, rgb, suffix, orientation):
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    options = {} if suffix in ("bmp", "gif") else {"exif": exif}
+    Image.fromarray(rgb).save(tmp_path / f"a.{suffix}", **options)
+    assert image_size(tmp_path / f"a.{suffix}") == read_image(tmp_path / f"a.{suffix}").shape[1:]
+
+
+def test_the_size_of_a_file_that_is_not_an_image(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.jpg: cannot read image: not a supported image format"):
+        image_size(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"b\.jpg: image file not found"):
+        image_size(tmp_path / "b.jpg")
