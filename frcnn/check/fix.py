@@ -19,10 +19,10 @@ def require_new(out: Path) -> None:
 
 
 def write_fixed(check: Check, out: Path) -> list[str]:
-    """Write corrected annotations of all VOC and COCO sources, see `plan_repairs`.
+    """Write corrected annotations of all sources with annotation files, see `plan_repairs`.
 
     VOC: OUT/Annotations, OUT/ImageSets/Main and a link OUT/JPEGImages to the images. Several roots get a subfolder of
-    OUT each. COCO: OUT/NAME.json. OUT/changes.txt lists all changes.
+    OUT each. COCO, CSV and OpenImages: OUT/NAME.json or OUT/NAME.csv. OUT/changes.txt lists all changes.
 
     Returns:
         Lines about the changes and how to train with the copy.

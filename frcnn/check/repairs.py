@@ -150,21 +150,20 @@ def _inside(box: np.ndarray, bound: tuple[float, float], *, shift: np.ndarray) -
 def _repair_names(plan: Repairs, check: Check) -> None:
     """Correct class names in another case or spacing, and remove objects of other unknown classes.
 
-    Objects of classes that data.classes filters remain. VOC does not declare classes: among names that differ in case
-    or spacing, the most frequent one is correct.
+    Objects of classes that data.classes filters remain. If the source does not declare its classes (VOC), the most
+    frequent one of several names that differ in case or spacing is correct.
     """
     raw, labels = plan.source.raw, labels_of(plan.source.raw, check.class_names)
     totals = check.counts["train"].objects + check.counts["val"].objects
     right: dict[str, str] = {}
     for place in np.argsort(-totals, kind="stable").tolist():
         right.setdefault(plain(check.class_names[place]), check.class_names[place])
-    is_voc = raw.format == "voc"
     for number in range(len(labels)):
         if number in plan.dropped_objects or int(raw.objects.rows[number]) in plan.dropped_images:
             continue
         index = int(raw.objects.names[number])
         name = raw.names[index] if index >= 0 else ""
-        better = right.get(plain(name)) if is_voc and name else None
+        better = right.get(plain(name)) if name and not raw.is_declared else None
         if better is not None and better != name and (labels[number] == 0 or not check.has_given_classes):
             plan.names[number] = better
         elif labels[number] == 0 and not (check.is_filter and name):

@@ -87,7 +87,7 @@ class AnnotatedDataset(DetectionDataset):
             category_ids=category_ids,
             records=_records(raw, rows, np.flatnonzero(is_kept), boxes, labels, is_ignoring=regions == "ignore"),
             problems=problems,
-            notes=notes,
+            notes=[*raw.notes, *notes],
         )
         if is_filter:
             self.filtered_category_ids = tuple(set(raw.category_ids) - set(category_ids))

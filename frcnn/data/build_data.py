@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from frcnn.config.schema.data import (
     CocoSource,
+    CsvSource,
     DataConfig,
+    OpenImagesSource,
     PythonSource,
     ShapesSource,
     Source,
@@ -22,7 +24,9 @@ from frcnn.data.classes import choose_classes
 from frcnn.data.concat import ConcatDataset
 from frcnn.data.dataset import DetectionDataset, check_class_names
 from frcnn.data.formats.coco import read_coco
+from frcnn.data.formats.csv_boxes import read_csv
 from frcnn.data.formats.imported import read_imported
+from frcnn.data.formats.openimages import read_openimages
 from frcnn.data.formats.raw import RawAnnotation
 from frcnn.data.formats.shapes import read_shapes
 from frcnn.data.formats.voc import read_voc
@@ -36,6 +40,8 @@ Split = Literal["train", "val"]
 READERS: dict[type[SourceSection], Callable[[Any, str], RawAnnotation]] = {
     VocSource: lambda source, key: read_voc(source.root, source.split, coordinates=source.coordinates),
     CocoSource: lambda source, key: read_coco(source.images, source.annotations),
+    CsvSource: lambda source, key: read_csv(source.images, source.annotations, classes_file=source.classes_file),
+    OpenImagesSource: lambda source, key: read_openimages(source.images, source.boxes, source.classes),
     ShapesSource: lambda source, key: read_shapes(
         num_images=source.num_images, seed=source.seed, height=source.height, width=source.width
     ),

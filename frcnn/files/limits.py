@@ -54,6 +54,8 @@ XML_BYTES = Limit("FRCNN_MAX_XML_BYTES", 16 * MIB, "bytes")
 """One VOC annotation; typical size is a few kB."""
 LIST_BYTES = Limit("FRCNN_MAX_LIST_BYTES", 64 * MIB, "bytes")
 """A list of image names: about 4 million names."""
+TABLE_BYTES = Limit("FRCNN_MAX_CSV_BYTES", 4096 * MIB, "bytes")
+"""A CSV file of annotations. The boxes of OpenImages' training set have 2.3 GB."""
 CONFIG_BYTES = Limit("FRCNN_MAX_CONFIG_BYTES", MIB, "bytes")
 """One YAML file."""
 IMAGE_PIXELS = Limit("FRCNN_MAX_IMAGE_PIXELS", 178_956_970, "pixels")

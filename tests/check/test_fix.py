@@ -1,10 +1,12 @@
 """The cleaned copy: its changes, unchanged originals, and training with it."""
 
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from PIL import Image
 
 from frcnn.check.build_checks import check_config
 from frcnn.check.fix import write_fixed
@@ -12,7 +14,7 @@ from frcnn.cli.train import main as train
 from frcnn.config import parse_config
 from frcnn.data.build_data import build_dataset
 from frcnn.errors import UserError
-from tests.check.data_sets import HEIGHT, WIDTH, CocoFiles, VocFolder, clean_voc, write_config
+from tests.check.data_sets import HEIGHT, WIDTH, CocoFiles, VocFolder, clean_voc, noise, settings_for, write_config
 from tests.check.test_broken import CLASSES, broken_voc
 
 
@@ -170,3 +172,34 @@ def test_objects_of_filtered_classes_remain(tmp_path):
     voc = clean_voc(tmp_path / "voc")
     lines = fix(voc.settings(classes=["cat"]), tmp_path / "out")
     assert lines[0].startswith("0 changes") and len(objects_of(tmp_path / "out", "train_0")) == 2
+
+
+def test_the_copy_of_csv_trains(tmp_path):
+    for number in range(8):
+        path = tmp_path / f"images/{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(number)).save(path)
+    (tmp_path / "images/6.png").write_bytes(b"no image")
+    boxes = "".join(f"images/{number}.png,10,10,50,50,cat\n" for number in range(5))
+    odd = f"images/5.png,10,10,{WIDTH + 9},50,Cat\nimages/5.png,20,20,20,30,cat\nimages/5.png,1,2,x,9,cat\n"
+    gone = "images/6.png,10,10,50,50,cat\nimages/7.png,,,,,\nimages/8.png,10,10,50,50,cat\nimages/9.png,1,2\n"
+    (tmp_path / "train.csv").write_text(boxes + odd + gone)
+    (tmp_path / "val.csv").write_text(boxes)
+    sources = {
+        split: {"format": "csv", "images": str(tmp_path / "images"), "annotations": str(tmp_path / f"{split}.csv")}
+        for split in ("train", "val")
+    }
+    settings = settings_for(sources)
+    check = check_config(parse_config(settings, source="test"))
+    texts = "\n".join(example.text for finding in check.findings for example in finding.examples)
+    for text in ("line 9: .*6.png: cannot read image", "line 11: no image 'images/8.png'", "line 12: 3 fields"):
+        assert re.search(rf"train\.csv: {text}", texts)
+    before = contents(tmp_path)
+    lines = write_fixed(check, tmp_path / "out")
+    assert contents(tmp_path) == before | contents(tmp_path / "out")
+    assert f"data.train.annotations={tmp_path}/out/train.csv" in lines[-1]
+    copy = "".join(f"{number}.png,10,10,50,50,cat\n" for number in range(5))
+    assert (tmp_path / "out/train.csv").read_text() == f"{copy}5.png,10,10,{WIDTH},50,cat\n7.png,,,,,\n"
+    for split in ("train", "val"):
+        settings["data"][split]["annotations"] = str(tmp_path / f"out/{split}.csv")
+    assert [len(dataset) for dataset in read_all(settings)] == [7, 5]

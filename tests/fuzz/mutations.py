@@ -162,6 +162,11 @@ def mutate_lines(rng: random.Random, data: bytes) -> bytes:
     return "\n".join(" ".join(line) for line in lines).encode("utf-8", "surrogatepass")
 
 
+def mutate_table(rng: random.Random, data: bytes) -> bytes:
+    """Fields and lines of a CSV file."""
+    return mutate_lines(rng, data.replace(b",", b" ")).replace(b" ", rng.choice([b",", b",", b",", b";", b'",']))
+
+
 def mutate_zip(rng: random.Random, data: bytes) -> bytes:
     """Damage the entries of a torch file, in a valid archive."""
     if rng.random() < 0.3:

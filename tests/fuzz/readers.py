@@ -18,6 +18,9 @@ from frcnn.config import dump_config, load_config
 from frcnn.data.annotated import AnnotatedDataset
 from frcnn.data.formats.coco import read_coco
 from frcnn.data.formats.coco_results import read_results, write_results
+from frcnn.data.formats.csv_boxes import read_csv
+from frcnn.data.formats.openimages import read_openimages
+from frcnn.data.formats.raw import RawAnnotation
 from frcnn.data.formats.voc_results import read_voc_results, write_voc_results
 from frcnn.data.images import read_image
 from frcnn.data.problems import ErrorPolicy
@@ -44,6 +47,7 @@ def build_readers(folder: Path) -> dict[str, Reader]:
     """All readers by name. `folder` is an empty folder for their files."""
     return {
         **_data_readers(folder),
+        **_table_readers(folder / "tables"),
         **_image_readers(folder),
         **_config_readers(folder),
         **_weight_readers(folder),
@@ -97,6 +101,57 @@ def _data_readers(folder: Path) -> dict[str, Reader]:
         "VOC XML": Reader([XML.encode()], mutations.mutate_xml, root / "Annotations/b.xml", voc("one")),
         "VOC list": Reader(lists, mutations.mutate_lines, root / "ImageSets/Main/two.txt", voc("two")),
         "COCO JSON": Reader([json.dumps(COCO).encode()], mutations.mutate_json, folder / "coco.json", coco),
+    }
+
+
+CSV = [
+    b"a.jpg,1,2,30,20.5,cat\na.jpg,5,5,60,40,dog\nb.jpg,,,,,\n",
+    b"class,width,height,ymax,xmax,ymin,xmin,filename,iscrowd\ncat,60,40,20,30,2,1,a.jpg,0\ndog,x,,9,9,0,0,b.jpg,1\n",
+    b"path,x,y,w,h,label\n/disk/a.jpg,1,2,29,18,cat\n../b.jpg,0,0,60,40,dog\n",
+]
+OPENIMAGES = b"""ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf
+a,xclick,/m/01,1,0.1,0.5,0.2,0.9,0
+b,xclick,/m/02,1,0,1,0,1,1
+"""
+
+
+def _table_readers(folder: Path) -> dict[str, Reader]:
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (60, 40)).save(folder / name)
+    (folder / "boxes.csv").write_bytes(CSV[0])
+    (folder / "ids.csv").write_bytes(OPENIMAGES)
+    (folder / "names.csv").write_bytes(b"/m/01,Cat\n/m/02,Dog\n")
+
+    def read(make: Callable[[Path], RawAnnotation], names: list[str] | None) -> Callable[[Path], object]:
+        def read(path: Path) -> None:
+            raw = make(path)
+            _both(lambda problems: AnnotatedDataset(raw, problems=problems))
+            _both(lambda problems: AnnotatedDataset(raw, problems=problems, class_names=names))
+
+        return read
+
+    names, path = ["cat", "dog"], folder / "table.csv"
+    return {
+        "CSV": Reader(CSV, mutations.mutate_table, path, read(lambda path: read_csv(folder, path), names)),
+        "CSV classes": Reader(
+            [b"cat,0\ndog,1\n"],
+            mutations.mutate_table,
+            path,
+            read(lambda path: read_csv(folder, folder / "boxes.csv", classes_file=path), None),
+        ),
+        "OpenImages boxes": Reader(
+            [OPENIMAGES],
+            mutations.mutate_table,
+            path,
+            read(lambda path: read_openimages(folder, path, folder / "names.csv"), ["Cat", "Dog"]),
+        ),
+        "OpenImages classes": Reader(
+            [b"/m/01,Cat\n/m/02,Dog\n"],
+            mutations.mutate_table,
+            path,
+            read(lambda path: read_openimages(folder, folder / "ids.csv", path), None),
+        ),
     }
 
 

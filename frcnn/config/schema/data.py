@@ -87,6 +87,32 @@ class CocoSource(SourceSection):
         return self.crowd
 
 
+class CsvSource(SourceSection):
+    """A dataset with one CSV file that has a row per box."""
+
+    format: Literal["csv"]
+    """Selects CSV format."""
+    images: Path
+    """Folder of the images; paths in the annotations are relative to it or to the folder of the annotations."""
+    annotations: Path
+    """Path of the CSV file, with or without a header."""
+    classes_file: Path | None = None
+    """CSV file with the rows name,id that declares the classes. null uses the names in the annotations, sorted."""
+
+
+class OpenImagesSource(SourceSection):
+    """A dataset in the CSV files of OpenImages. Boxes with IsGroupOf are ignore regions."""
+
+    format: Literal["openimages"]
+    """Selects OpenImages format."""
+    images: Path
+    """Folder of the images, named ImageID.jpg or with another suffix of an image."""
+    boxes: Path
+    """Path of the CSV file of the boxes."""
+    classes: Path
+    """Path of the CSV file with the rows id,name of the classes."""
+
+
 class ShapesSource(SourceSection):
     """The demo dataset: shapes on textured backgrounds, drawn on the fly from a seed."""
 
@@ -113,7 +139,9 @@ class PythonSource(SourceSection):
     """Keyword arguments of the class or function."""
 
 
-Source = Annotated[VocSource | CocoSource | ShapesSource | PythonSource, Field(discriminator="format")]
+Source = Annotated[
+    VocSource | CocoSource | CsvSource | OpenImagesSource | ShapesSource | PythonSource, Field(discriminator="format")
+]
 """The data formats. `frcnn.data.build_data.READERS` has the reader of each."""
 
 
@@ -139,7 +167,7 @@ class DataConfig(Section):
     """Set that train evaluates on and that eval reads by default."""
     classes: list[str] | None = None
     """Class names in label order. Annotations of other classes are skipped in training and evaluation. null uses all
-    classes: the categories (COCO), or the names in the annotations, sorted (VOC)."""
+    classes: those that the files declare (COCO), or else the names in the annotations, sorted (VOC)."""
     empty: Literal["keep", "drop", "drop_crowd_only"] = "keep"
     """Training images without objects: keep uses them as background. drop skips images without any annotation of the
     classes (torchvision, mmdetection). drop_crowd_only also skips images that have only crowds or difficult objects

@@ -97,6 +97,10 @@ class RawAnnotation(NamedTuple):
     """Name of the part of `origin` that was read: the split of VOC."""
     box_keys: tuple[str, str, str, str] = ("x1", "y1", "x2", "y2")
     """Names of the four numbers of a box in the files, for messages."""
+    object_word: str = "object"
+    """What messages call an object without an id, before its position counted from 1: "object" or "line"."""
+    notes: tuple[str, ...] = ()
+    """Lines for the log about how the files were understood."""
     write_copy: Callable[[Sequence["Changes"], Path], list[str]] | None = None
     """Write a changed copy of the annotations of one origin to a path; None if the format cannot.
 
@@ -111,10 +115,10 @@ class RawAnnotation(NamedTuple):
         return self.name if self.origin is None else str(self.origin)
 
     def object_name(self, number: int) -> str:
-        """Name of an object in messages: "annotation ID", or "object N" if the format has no ids."""
+        """Name of an object in messages: "annotation ID"; if the format has no ids, "object N" or "line N"."""
         place = int(self.objects.positions[number])
         if not self.objects.ids:
-            return f"object {place + 1}"
+            return f"{self.object_word} {place + 1}"
         own = self.objects.ids[number]
         return f"annotation number {place}" if own is None else f"annotation {shown(own)}"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from frcnn.data.formats.image_paths import images_by_stem
 from frcnn.data.formats.raw import Changes, Fault, RawAnnotation, RawImage, RawObjects, is_size, repeated, side
 from frcnn.errors import DataError
 from frcnn.files.limits import IMAGE_SIDE, LIST_BYTES, XML_BYTES, XML_DEPTH
@@ -116,17 +116,11 @@ def read_image_list(root: Path, split: str) -> list[str]:
 
 
 def find_image_paths(root: Path) -> dict[str, Path]:
-    """The files in JPEGImages by their name without suffix. If several files have the same name, .jpg is preferred."""
+    """`images_by_stem` of JPEGImages."""
     folder = root / "JPEGImages"
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder (data.*.root is the folder above it)")
-    Image.init()
-    paths: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = path.suffix.lower()
-        if suffix in Image.EXTENSION and (path.stem not in paths or suffix in (".jpg", ".jpeg")):
-            paths[path.stem] = path
-    return paths
+    return images_by_stem(folder)
 
 
 def image_path(root: Path, image_id: str, file_name: str, *, found: dict[str, Path]) -> Path:
