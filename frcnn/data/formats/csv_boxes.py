@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from frcnn.data.formats.box_table import Columns, find_columns, find_delimiter, read_rows, read_table, to_annotation
+from frcnn.data.formats.box_table import Columns, find_columns, find_delimiter, read_rows, read_table
 from frcnn.data.formats.image_paths import find_paths
 from frcnn.data.formats.raw import RawAnnotation
+from frcnn.data.formats.table_annotation import to_annotation
 from frcnn.errors import DataError
 from frcnn.files.reading import shown
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from frcnn.data.formats.box_table import find_columns, find_delimiter, read_rows, read_table, to_annotation
+from frcnn.data.formats.box_table import find_columns, find_delimiter, read_rows, read_table
 from frcnn.data.formats.image_paths import images_by_stem
 from frcnn.data.formats.raw import RawAnnotation
+from frcnn.data.formats.table_annotation import to_annotation
 from frcnn.errors import DataError
 from frcnn.files.reading import shown
 
