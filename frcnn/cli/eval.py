@@ -16,7 +16,7 @@ examples:
   frcnn eval runs/demo --save-detections
   frcnn eval configs/demo.yaml --detections detections.json
   frcnn eval runs/voc --voc-results results/VOC2007/Main
-  frcnn eval configs/voc.yaml --detections results/VOC2007/Main
+  frcnn eval configs/voc/vgg16.yaml --detections results/VOC2007/Main
 
 output:
   eval.json is written to --out. The default is the run folder; with overrides it is the folder eval_OVERRIDES in the

@@ -44,6 +44,12 @@ class Key(NamedTuple):
     meaning: str
     is_peer: bool
     """Whether the key only reproduces other implementations."""
+    format: str = ""
+    """Dataset format of a key of data.train: several formats have keys of one name."""
+
+    @property
+    def anchor(self) -> str:
+        return f"{self.name}-{self.format}" if self.format else self.name
 
 
 class Table(NamedTuple):
@@ -78,7 +84,7 @@ def _rows(keys: Sequence[Key], *, with_section: bool) -> str:
     lines = []
     for key in keys:
         label = key.name.replace(".", ".<wbr>") if with_section else key.name.rpartition(".")[2]
-        link = f'<a id="{key.name}"></a>[{label}](#{key.name})'
+        link = f'<a id="{key.anchor}"></a>[{label}](#{key.anchor})'
         lines.append(f"| {link} | {key.type} | {key.default} | {key.meaning} |")
     return "\n".join([_COLUMNS, *lines]) + "\n"
 
@@ -132,8 +138,9 @@ def _source_table(source: type[Section]) -> Iterator[Table]:
     """The keys of a dataset format, named as keys of data.train. `format` itself is in the title."""
     for table in _tables(source, ("data", "train"), defaults=None):
         about = f"{table.about} The same keys apply to `data.val` and to each entry of a list in `data.train`."
-        keys = [key for key in table.keys if key.name != "data.train.format"]
-        yield table._replace(title=f"`data.train` with `format: {format_of(source)}`", about=about, keys=keys)
+        name = format_of(source)
+        keys = [key._replace(format=name) for key in table.keys if key.name != "data.train.format"]
+        yield table._replace(title=f"`data.train` with `format: {name}`", about=about, keys=keys)
 
 
 def _one_line(text: str | None) -> str:

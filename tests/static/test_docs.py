@@ -71,6 +71,11 @@ def test_every_key_has_a_meaning():
     assert [key.name for key in keys if not key.meaning.endswith(".")] == []
 
 
+def test_anchors_of_the_reference_are_unique():
+    anchors = [key.anchor for key in all_keys()]
+    assert "data.train.images-coco" in anchors and len(set(anchors)) == len(anchors)
+
+
 def test_the_reference_says_type_default_and_choices():
     rows = {key.name: key for key in all_keys()}
     assert rows["train.lr"][1:3] == ("number > 0", "`0.001`")
@@ -89,7 +94,7 @@ def test_the_reference_says_type_default_and_choices():
 def test_keys_that_reproduce_other_implementations_stand_apart():
     user, _, peers = markdown_reference().partition("## Keys that reproduce other implementations")
     for key in all_keys():
-        link = f'<a id="{key.name}"></a>'
+        link = f'<a id="{key.anchor}"></a>'
         assert (link in user, link in peers) == (not key.is_peer, key.is_peer), key.name
     named = {key.name for key in all_keys() if key.is_peer}
     assert {"model.plus_one", "data.train.coordinates", "model.roi.pooling.level_rule"} < named
