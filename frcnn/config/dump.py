@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from frcnn.config import yaml_text
 from frcnn.config.schema import Config
 from frcnn.config.schema.section import PEER
+from frcnn.files import yaml_text
 
 _BASE = {
     "type": "string",

@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from frcnn.config import yaml_text
 from frcnn.config.explain import Layer, explain
 from frcnn.config.merge import merge, nest
 from frcnn.config.schema import Config
 from frcnn.config.schema.data import GIVEN
 from frcnn.errors import ConfigError
+from frcnn.files import yaml_text
 from frcnn.files.code import texts_in
 from frcnn.files.limits import CONFIG_BASES, CONFIG_BYTES
 from frcnn.files.reading import read_text, shown
@@ -126,7 +126,7 @@ def _read_file(path: Path, *, named_by: Path | None) -> dict[str, Any]:
     try:
         raw = yaml_text.read(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_line_of(error)}: {_problem_of(error)}") from error
+        raise ConfigError(f"{path}{yaml_text.line_of(error)}: {yaml_text.problem_of(error)}") from error
     if raw is None:
         raise ConfigError(f"{path}{by}: the file is empty")
     if not isinstance(raw, dict):
@@ -147,7 +147,7 @@ def _parse_override(text: str) -> Layer:
     try:
         return Layer(source, nest(key, yaml_text.read(value)))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: the value is not valid YAML: {_problem_of(error)}") from error
+        raise ConfigError(f"{source}: the value is not valid YAML: {yaml_text.problem_of(error)}") from error
 
 
 def _merge_all(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -162,13 +162,3 @@ def _validate(raw: dict[str, Any], layers: Sequence[Layer], *, given: Set[str]) 
         return Config.model_validate(raw, context={GIVEN: given})
     except ValidationError as error:
         raise ConfigError(explain(error, raw, layers)) from None
-
-
-def _line_of(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    return f", line {mark.line + 1}" if mark else ""
-
-
-def _problem_of(error: yaml.YAMLError) -> str:
-    parts = [getattr(error, "context", None), getattr(error, "problem", None)]
-    return ", ".join(part for part in parts if part) or str(error).splitlines()[0]

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frcnn.config import load_config, parse_config, yaml_text
+from frcnn.config import load_config, parse_config
 from frcnn.config.dump import to_yaml
 from frcnn.config.merge import merge
+from frcnn.files import yaml_text
 from tests.training.experiments import tiny_settings
 
 SCALARS = st.one_of(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from frcnn.config import dump_config, json_schema, load_config, parse_config, to_yaml, yaml_text
+from frcnn.config import dump_config, json_schema, load_config, parse_config, to_yaml
+from frcnn.files import yaml_text
 from frcnn.model.build_detector import build_detector
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -112,6 +112,18 @@ def read(text: str) -> object:
         raise yaml.YAMLError(f"a value does not match its tag: {error}") from error
 
 
+def line_of(error: yaml.YAMLError) -> str:
+    """The line of an error as the end of a file name in a message, such as ", line 3"; empty if it is unknown."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def problem_of(error: yaml.YAMLError) -> str:
+    """One line that says what is wrong."""
+    parts = [getattr(error, "context", None), getattr(error, "problem", None)]
+    return ", ".join(part for part in parts if part) or str(error).splitlines()[0]
+
+
 def _error(problem: str, place: yaml.Event | yaml.Node) -> yaml.YAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
