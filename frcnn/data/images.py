@@ -1,5 +1,6 @@
 """Reading image files of any kind as 8-bit RGB."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,7 @@ def decode_image(path: Path | str) -> DecodedImage:
 def image_size(path: Path | str) -> tuple[int, int]:
     """(height, width) of the pixels that `read_image` returns, from the header of the file if possible.
 
-    The EXIF orientation of PNG and TIFF may follow the pixels, so Pillow decodes these files.
+    Pillow decodes TIFF files, and PNG files with texts or EXIF after the pixels, where the orientation may be.
 
     Raises:
         DataError: the file is missing, is not an image, or has too many pixels.
@@ -86,8 +87,24 @@ def image_size(path: Path | str) -> tuple[int, int]:
     with _opened(Path(path)) as image:
         if image.format == "TIFF":
             image.load()  # turns the pixels
-        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        is_in_header = image.format == "PNG" and not _has_late_metadata(Path(path))
+        exif = Image.Image.getexif(image) if is_in_header else image.getexif()  # PNG files' own method decodes them
+        orientation = exif.get(ORIENTATION_TAG, 1)
         return (image.width, image.height) if orientation in TURNED else (image.height, image.width)
+
+
+def _has_late_metadata(path: Path) -> bool:
+    """Whether a PNG file has a text or EXIF after its first pixels."""
+    is_late = False
+    with path.open("rb") as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            is_late |= kind == b"IDAT"
+            if is_late and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)  # the content and its checksum
+    return False
 
 
 @contextmanager

@@ -291,6 +291,26 @@ def test_the_size_of_a_file_is_that_of_its_upright_pixels(tmp_path, rgb, suffix,
     assert image_size(tmp_path / f"a.{suffix}") == read_image(tmp_path / f"a.{suffix}").shape[1:]
 
 
+def test_the_size_of_a_png_file_is_read_from_its_header(tmp_path, rgb, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    late = content.index(b"IEND") - 4
+    (tmp_path / "late.png").write_bytes(content[:start] + content[end:late] + content[start:end] + content[late:])
+    assert image_size(tmp_path / "late.png") == read_image(tmp_path / "late.png").shape[1:] == (48, 32)
+
+    def decode(image):
+        raise AssertionError("decoded")
+
+    Image.fromarray(rgb).save(tmp_path / "plain.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", decode)
+    assert image_size(tmp_path / "a.png") == (48, 32)
+    assert image_size(tmp_path / "plain.png") == (32, 48)
+
+
 def test_the_size_of_a_file_that_is_not_an_image(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"a\.jpg: cannot read image: not a supported image format"):
