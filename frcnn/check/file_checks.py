@@ -17,6 +17,8 @@ MOST_COMPARED = 10_000_000
 
 FAULTS = {
     "unreadable": "annotation-unreadable",
+    "no image": "image-unreadable",
+    "bad line": "line-unreadable",
     "no size": "image-size-missing",
     "listed twice": "image-listed-twice",
     "file twice": "image-file-annotated-twice",
@@ -30,7 +32,8 @@ def find_in_annotation(source: Source) -> list[Finding]:
     """Report the faults that the reader of the annotations found."""
     examples: dict[str, list[Example]] = {}
     for fault in source.raw.faults:
-        if fault.kind in FAULTS:
+        is_of_file = fault.kind == "no image" and source.facts[fault.row] is not None  # `find_in_images` reports it
+        if fault.kind in FAULTS and not is_of_file:
             examples.setdefault(FAULTS[fault.kind], []).append(Example(fault.message, fault.row))
     return [Finding(kind, source.split, each, source) for kind, each in examples.items()]
 

@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "image-file-annotated-twice": Kind("warning", "image file(s) with two entries", "merge their objects into one"),
     "object-without-image": Kind("error", "object(s) of images that do not exist"),
     "annotation-id-twice": Kind("warning", "duplicate annotation id(s)", "assign new ids"),
+    "line-unreadable": Kind("error", "line(s) that cannot be read", "correct or delete them"),
     "class-unknown": Kind("error", "object(s) of unknown classes", "correct the names or add them to data.classes"),
     "class-missing": Kind("error", "class(es) of data.classes not declared in the annotations", "correct data.classes"),
     "class-filtered": Kind("note", "class(es) not listed in data.classes", "their objects are skipped"),
@@ -104,9 +105,16 @@ class Source:
         return str(image.path.name if image.path is not None else f"image {image.image_id}")
 
     def subject(self, number: int) -> str:
-        """Name of an object in messages, with its image. `number` is a column of `raw.objects`."""
+        """Name of an object in messages. `number` is a column of `raw.objects`.
+
+        It starts with the image, or with the label file if each image has one and the object is a line in it.
+        """
         row = int(self.raw.objects.rows[number])
-        return f"{self.title(row) if row >= 0 else 'no image'}: {self.short_subject(number)}"
+        if row < 0:
+            return f"no image: {self.short_subject(number)}"
+        file = self.raw.images[row].annotation
+        is_of_file = self.raw.object_word == "line" and file is not None and file != self.raw.origin
+        return f"{file.name if file and is_of_file else self.title(row)}: {self.short_subject(number)}"
 
     def short_subject(self, number: int) -> str:
         """Name of an object without its image."""

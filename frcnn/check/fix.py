@@ -22,7 +22,8 @@ def write_fixed(check: Check, out: Path) -> list[str]:
     """Write corrected annotations of all sources with annotation files, see `plan_repairs`.
 
     VOC: OUT/Annotations, OUT/ImageSets/Main and a link OUT/JPEGImages to the images. Several roots get a subfolder of
-    OUT each. COCO, CSV and OpenImages: OUT/NAME.json or OUT/NAME.csv. OUT/changes.txt lists all changes.
+    OUT each. YOLO: the folders of the dataset with label files and links to the images, OUT/data.yaml and lists of
+    images. COCO, CSV and OpenImages: OUT/NAME.json or OUT/NAME.csv. OUT/changes.txt lists all changes.
 
     Returns:
         Lines about the changes and how to train with the copy.

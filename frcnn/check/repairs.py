@@ -44,6 +44,11 @@ class Repairs:
                 edges = " ".join(f"{edge:g}" for edge in box)
                 lines.append(f"{source.subject(number)}: {why} ({source.raw.written(number)}), new edges {edges}")
         lines += [f"{source.subject(number)}: class changed to {name}" for number, name in self.names.items()]
+        lines += [
+            f"line removed, {fault.message}"
+            for fault in source.raw.faults
+            if fault.kind == "bad line" and fault.row not in self.dropped_images
+        ]
         return [f"{source.split}: {line}" for line in lines]
 
 

@@ -31,7 +31,7 @@ exit status:
 
 cleaned annotations:
   --fix OUT writes cleaned annotations to the new folder OUT. The original files do not change. Images are not copied;
-  for VOC, OUT/JPEGImages is a link to the images. See docs/check_data.md.
+  for VOC, OUT/JPEGImages is a link to the images; for YOLO, each image is a link. See docs/check_data.md.
 """
 
 

@@ -14,8 +14,10 @@ from frcnn.data.formats.raw import RawAnnotation
 from frcnn.data.problems import ErrorPolicy
 from frcnn.errors import DataError
 
-IMAGE_FAULTS = ("unreadable", "no size")
+IMAGE_FAULTS = ("unreadable", "no image", "no size")
 """The kinds of `Fault` that make an image unusable."""
+OBJECT_FAULTS = ("unknown category", "bad line")
+"""The kinds of `Fault` that make an object unusable."""
 MOST_NAMED = 5
 """Maximum number of filtered classes that a note names."""
 
@@ -124,7 +126,7 @@ def _usable_images(raw: RawAnnotation, problems: ErrorPolicy) -> np.ndarray:
     is_usable = np.ones(len(raw.images), bool)
     is_usable[[fault.row for fault in raw.faults if fault.kind in IMAGE_FAULTS and fault.row >= 0]] = False
     for fault in raw.faults:
-        is_of_object = fault.kind == "unknown category"
+        is_of_object = fault.kind in OBJECT_FAULTS
         if fault.is_problem and not (is_of_object and not is_usable[fault.row]):  # an unusable image is reported once
             problems.report(fault.message)
     return is_usable

@@ -13,6 +13,7 @@ from frcnn.config.schema.data import (
     Source,
     SourceSection,
     VocSource,
+    YoloSource,
 )
 from frcnn.data.annotated import AnnotatedDataset
 from frcnn.data.augment.custom import CustomAugmentation
@@ -30,6 +31,7 @@ from frcnn.data.formats.openimages import read_openimages
 from frcnn.data.formats.raw import RawAnnotation
 from frcnn.data.formats.shapes import read_shapes
 from frcnn.data.formats.voc import read_voc
+from frcnn.data.formats.yolo import read_yolo
 from frcnn.data.loader import BatchLoader, EvalSamples, TrainSamples
 from frcnn.data.problems import ErrorPolicy
 from frcnn.data.sampler import EvalSampler, TrainSampler
@@ -40,6 +42,7 @@ Split = Literal["train", "val"]
 READERS: dict[type[SourceSection], Callable[[Any, str], RawAnnotation]] = {
     VocSource: lambda source, key: read_voc(source.root, source.split, coordinates=source.coordinates),
     CocoSource: lambda source, key: read_coco(source.images, source.annotations),
+    YoloSource: lambda source, key: read_yolo(source.root, source.data, split=source.split),
     CsvSource: lambda source, key: read_csv(source.images, source.annotations, classes_file=source.classes_file),
     OpenImagesSource: lambda source, key: read_openimages(source.images, source.boxes, source.classes),
     ShapesSource: lambda source, key: read_shapes(

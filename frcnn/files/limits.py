@@ -52,8 +52,10 @@ JSON_BYTES = Limit("FRCNN_MAX_JSON_BYTES", 1536 * MIB, "bytes")
 memory."""
 XML_BYTES = Limit("FRCNN_MAX_XML_BYTES", 16 * MIB, "bytes")
 """One VOC annotation; typical size is a few kB."""
+LABEL_BYTES = Limit("FRCNN_MAX_LABEL_BYTES", 4 * MIB, "bytes")
+"""One YOLO label file; typical size is below one kB, with polygons some kB."""
 LIST_BYTES = Limit("FRCNN_MAX_LIST_BYTES", 64 * MIB, "bytes")
-"""A list of image names: about 4 million names."""
+"""A list of names of images or classes: about 4 million names."""
 TABLE_BYTES = Limit("FRCNN_MAX_CSV_BYTES", 4096 * MIB, "bytes")
 """A CSV file of annotations. The boxes of OpenImages' training set have 2.3 GB."""
 CONFIG_BYTES = Limit("FRCNN_MAX_CONFIG_BYTES", MIB, "bytes")

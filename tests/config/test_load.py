@@ -170,7 +170,8 @@ class TestOverrides:
         ("data.frobnicate=2", "data.frobnicate: unknown key; valid keys: train, val, classes, "),
         (
             "data.train.format=vox",
-            'data.train.format: "vox" is not one of voc, coco, csv, openimages, shapes, python; did you mean voc?',
+            'data.train.format: "vox" is not one of voc, coco, yolo, csv, openimages, shapes, python; '
+            "did you mean voc?",
         ),
         (
             "data.train={root: x}",
@@ -179,7 +180,7 @@ class TestOverrides:
         ("data.train=[{format: voc}]", "data.train.0.root: required key is missing"),
         (
             "data.train=[{root: x}]",
-            "data.train.0.format: required key is missing; use one of voc, coco, csv, openimages, shapes, python",
+            "data.train.0.format: required key is missing; use one of voc, coco, yolo, csv, openimages, shapes, python",
         ),
         ("data.train=[]", "data.train: expected at least 1 entry, found []"),
         ("data.train=5", "data.train: expected a mapping or a list, found 5"),

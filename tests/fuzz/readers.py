@@ -28,7 +28,7 @@ from frcnn.errors import UserError
 from frcnn.files.checkpoint import save_checkpoint
 from frcnn.files.weights import find_state_dict, read_weight_file
 from frcnn.model.build_detector import build_detector
-from tests.data.sources import coco_dataset, voc_dataset
+from tests.data.sources import coco_dataset, voc_dataset, yolo_dataset
 from tests.evaluation.examples import random_case
 from tests.fuzz import mutations
 from tests.training.experiments import tiny_config, tiny_settings
@@ -48,6 +48,7 @@ def build_readers(folder: Path) -> dict[str, Reader]:
     return {
         **_data_readers(folder),
         **_table_readers(folder / "tables"),
+        **_yolo_readers(folder),
         **_image_readers(folder),
         **_config_readers(folder),
         **_weight_readers(folder),
@@ -151,6 +152,40 @@ def _table_readers(folder: Path) -> dict[str, Reader]:
             mutations.mutate_table,
             path,
             read(lambda path: read_openimages(folder, folder / "ids.csv", path), None),
+        ),
+    }
+
+
+def _yolo_readers(folder: Path) -> dict[str, Reader]:
+    roots = {name: folder / f"yolo_{name}" for name in ("labels", "list", "data")}
+    for root in roots.values():
+        for name in ("images/train", "labels/train"):
+            (root / name).mkdir(parents=True)
+        for name in ("a", "b"):
+            Image.new("RGB", (60, 40)).save(root / f"images/train/{name}.png")
+        (root / "data.yaml").write_text("train: list.txt\nnames: [cat, dog]\n")
+        (root / "labels/train/b.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (roots["labels"] / "list.txt").write_text("images/train/a.png\n")
+
+    def read(path: Path) -> None:
+        root = next(root for root in roots.values() if root in path.parents)
+        _both(lambda problems: yolo_dataset(root, split="train", problems=problems))
+        yolo_dataset(root, split="train")
+
+    labels = [b"0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.2 0.2 0.3 0.1\n"]
+    lists = [b"images/train/a.png\n./images/train/b.png", b"/home/x/images/train/a.png"]
+    documents = [
+        {"path": "../yolo", "train": "images/train", "nc": 2, "names": ["cat", "dog"]},
+        {"train": ["images/train"], "names": {0: "cat", 1: "dog"}},
+    ]
+    return {
+        "YOLO labels": Reader(labels, mutations.mutate_lines, roots["labels"] / "labels/train/a.txt", read),
+        "YOLO list": Reader(lists, mutations.mutate_lines, roots["list"] / "list.txt", read),
+        "YOLO data.yaml": Reader(
+            [yaml.safe_dump(document).encode() for document in documents],
+            mutations.mutate_yaml,
+            roots["data"] / "data.yaml",
+            read,
         ),
     }
 

@@ -11,6 +11,7 @@ SLOW = {"checkpoint": 8, "YAML": 25, "overrides": 25, ".pth zip": 25, "TIFF": 40
 NAMES = [
     *("VOC XML", "VOC list", "COCO JSON", "JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP", "PPM", "JPEG2000", "YAML"),
     *("overrides", "checkpoint", ".pth zip", ".pth old", ".pkl", ".safetensors", "detections", "VOC results"),
+    *("YOLO labels", "YOLO list", "YOLO data.yaml"),
     *("CSV", "CSV classes", "OpenImages boxes", "OpenImages classes"),
 ]
 

@@ -87,6 +87,26 @@ class CocoSource(SourceSection):
         return self.crowd
 
 
+class YoloSource(SourceSection):
+    """A dataset in a YOLO layout of Ultralytics: one label file per image, with or without data.yaml."""
+
+    format: Literal["yolo"]
+    """Selects YOLO layout."""
+    root: Path | None = None
+    """Folder of the dataset. It contains data.yaml, or the images in images/SPLIT, SPLIT/images, SPLIT or images."""
+    data: Path | None = None
+    """Path of a data.yaml, instead of root."""
+    split: str | None = None
+    """train, val, test or another entry of data.yaml or folder of images; val and valid are the same. null is for a
+    dataset without splits: the images are in root/images or root."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.root is None) == (self.data is None):
+            raise ValueError("give either root, the folder of the dataset, or data, the path of its data.yaml")
+        return self
+
+
 class CsvSource(SourceSection):
     """A dataset with one CSV file that has a row per box."""
 
@@ -140,7 +160,8 @@ class PythonSource(SourceSection):
 
 
 Source = Annotated[
-    VocSource | CocoSource | CsvSource | OpenImagesSource | ShapesSource | PythonSource, Field(discriminator="format")
+    VocSource | CocoSource | YoloSource | CsvSource | OpenImagesSource | ShapesSource | PythonSource,
+    Field(discriminator="format"),
 ]
 """The data formats. `frcnn.data.build_data.READERS` has the reader of each."""
 

@@ -38,7 +38,7 @@ class RawObjects(NamedTuple):
     rows: np.ndarray
     """(m,) int64 position of the image; -1 if there is no such image."""
     positions: np.ndarray
-    """(m,) int64 position among the objects of the annotation file, from 0."""
+    """(m,) int64 position among the objects or lines of the annotation file, from 0."""
     boxes: np.ndarray
     """(m, 4) float64 xyxy edges, not clipped to the image; NaN if the file does not have four numbers."""
     sides: np.ndarray
@@ -66,7 +66,8 @@ class Fault(NamedTuple):
     """A reason why an image or object cannot be read."""
 
     kind: str
-    """"unreadable", "listed twice", "no size", "unknown image", "unknown category", "id twice", "file twice"."""
+    """"unreadable", "no image", "listed twice", "no size", "unknown image", "unknown category", "bad line", "id twice",
+    "file twice"."""
     row: int
     """Position of the image, -1 if there is none."""
     message: str
