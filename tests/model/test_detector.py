@@ -257,7 +257,7 @@ def test_an_image_gives_the_same_features_alone_and_padded():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone": FPN["backbone"] | {"norm": "frozen_bn"}}, "frozen_bn"),
+        ({"backbone": FPN["backbone"] | {"norm": "frozen_bn"}}, "frozen layers would stay random.*backbone.norm=bn"),
         ({"backbone": FPN["backbone"] | {"frozen_stages": 1}}, "frozen_stages"),
         ({"anchors": {"sizes": [[32.0], [64.0]]}}, "2 lists for 5 levels"),
         ({"anchors": {"sizes": [[32.0, 40.0], [64.0], [8.0], [8.0], [8.0]]}}, "same number of sizes"),
