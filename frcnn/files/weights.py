@@ -78,7 +78,7 @@ def read_weight_file(path: str | Path) -> Any:
     except Exception as error:  # a damaged file fails in many ways: zip, pickle, end of file
         raise CheckpointError(
             f"{path}: cannot be read as weights; it may be truncated or not a weight file "
-            f"({type(error).__name__}: {_first_line(error)})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
@@ -284,10 +284,11 @@ def _with_tensors(value: Any, done: dict[int, Any]) -> Any:
     return done[id(value)]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters."""
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def _reason(error: Exception) -> str:
     """The unpickler's own message, without the advice that torch adds."""
-    return _first_line(error.__context__ if isinstance(error.__context__, Exception) else error)
+    return first_line(error.__context__ if isinstance(error.__context__, Exception) else error)

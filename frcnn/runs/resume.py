@@ -70,7 +70,7 @@ def read_run(folder: RunFolder, config: Config) -> tuple[dict[str, Any], Path]:
     """The checkpoint to resume from, and its file.
 
     Raises:
-        CheckpointError: there is no checkpoint that can be read.
+        CheckpointError: there is no readable checkpoint.
         ConfigError: the run has another config.
     """
     require_run(folder)

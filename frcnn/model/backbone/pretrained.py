@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from frcnn.errors import CheckpointError
-from frcnn.files.weights import find_state_dict, read_weight_file
+from frcnn.files.weights import find_state_dict, first_line, read_weight_file
 from frcnn.model.backbone.timm_trunk import PREFIX, import_timm
 
 StateDict = dict[str, Tensor]
@@ -100,7 +100,7 @@ def read_imagenet_weights(name: str) -> tuple[str, StateDict]:
         return source, enum.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # network, hub, disk and broken files raise various errors
         raise CheckpointError(
-            f"cannot get the ImageNet weights of {name} from {source} ({type(error).__name__}: {_first_line(error)}). "
+            f"cannot get the ImageNet weights of {name} from {source} ({type(error).__name__}: {first_line(error)}). "
             f"They are stored in {cache}; delete a broken file there. Without internet access, copy them to this place "
             "from another machine, or set model.backbone.weights to the path of a weight file, or to null for random "
             "weights"
@@ -176,10 +176,6 @@ def _bare(key: str) -> str:
 def _plain(key: str) -> str:
     """A key in the form in which names are compared."""
     return key.replace(".", "_")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def _list(names) -> str:
